@@ -1,0 +1,142 @@
+//! What can go wrong, sorted by what the caller must do about it.
+
+use std::fmt;
+
+/// An error with one clear line for the operator, and the decision whether trying again can help.
+pub struct Error {
+    kind: Kind,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+    sqlstate: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The command line, the connection string or an environment variable is wrong.
+    Usage,
+    /// The server cannot be reached, or the connection broke.
+    Connection,
+    /// The server answered with an error.
+    Server,
+    /// The server sent what the protocol does not allow.
+    Protocol,
+    /// The target directory holds something that must not be touched.
+    Directory,
+    /// A read, write, sync, create or rename in the target directory failed.
+    Disk,
+    /// This machine or this server lacks what walring needs.
+    Unsupported,
+}
+
+impl Error {
+    /// A wrong option, connection string or environment variable.
+    pub fn usage(message: impl Into<String>) -> Error {
+        Error::new(Kind::Usage, message)
+    }
+
+    /// The server cannot be reached, or the connection broke.
+    pub fn connection(message: impl Into<String>) -> Error {
+        Error::new(Kind::Connection, message)
+    }
+
+    /// The server answered with an error; `sqlstate` is its five-character code.
+    pub fn server(message: impl Into<String>, sqlstate: impl Into<String>) -> Error {
+        Error {
+            sqlstate: Some(sqlstate.into()),
+            ..Error::new(Kind::Server, message)
+        }
+    }
+
+    /// The server sent what the protocol does not allow here.
+    pub fn protocol(message: impl Into<String>) -> Error {
+        Error::new(Kind::Protocol, message)
+    }
+
+    /// The target directory holds something that must not be touched, or is in use.
+    pub fn directory(message: impl Into<String>) -> Error {
+        Error::new(Kind::Directory, message)
+    }
+
+    /// An operation in the target directory failed.
+    pub fn disk(message: impl Into<String>) -> Error {
+        Error::new(Kind::Disk, message)
+    }
+
+    /// This machine or this server lacks what walring needs.
+    pub fn unsupported(message: impl Into<String>) -> Error {
+        Error::new(Kind::Unsupported, message)
+    }
+
+    fn new(kind: Kind, message: impl Into<String>) -> Error {
+        Error {
+            kind,
+            message: message.into(),
+            detail: None,
+            hint: None,
+            sqlstate: None,
+        }
+    }
+
+    /// Adds what is known beyond the message.
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Error {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds what the operator can do.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Error {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The server's SQLSTATE, if it was the server that refused.
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.sqlstate.as_deref()
+    }
+
+    /// What is known beyond the message, if anything.
+    pub fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+
+    /// What the operator can do, if it is known.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// Whether connecting once more may succeed without anybody's help here.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Connection | Kind::Server | Kind::Protocol | Kind::Disk
+        )
+    }
+}
+
+/// The message alone; detail and hint are separate lines of the log.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.message)?;
+        let parts = [
+            ("DETAIL", &self.detail),
+            ("HINT", &self.hint),
+            ("SQLSTATE", &self.sqlstate),
+        ];
+        parts
+            .iter()
+            .filter_map(|(name, part)| Some((name, part.as_ref()?)))
+            .try_for_each(|(name, text)| write!(f, "; {name}: {text}"))
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The result of everything that can fail.
+pub type Result<T> = std::result::Result<T, Error>;

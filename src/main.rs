@@ -1,0 +1,2 @@
+//! The `walring` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The ring: the tokio-uring driver, the only place with `unsafe`, streaming sockets and segment I/O.
