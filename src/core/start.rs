@@ -1,0 +1,1 @@
+//! Where streaming starts: a pure decision from facts about the directory.

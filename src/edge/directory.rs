@@ -1,0 +1,1 @@
+//! The target directory: what lies in it, and the lock on it.
