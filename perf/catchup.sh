@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# perf/catchup.sh [--rounds N] [--size-mib N] [--dir DIR] [--write]: how fast, and at what cost, a receiver that was away
-# catches up: walring against pg_receivewal, both with --synchronous and both without.
+# perf/catchup.sh [--rounds N] [--size-mib N] [--dir DIR] [--write]
 #
-#   --rounds N     runs of each program and mode, 5 by default; in every second round the order is turned round
+# How fast, and at what cost, a receiver that was away catches up: walring against pg_receivewal, both with
+# --synchronous and both without.
+#
+#   --rounds N     runs of each program and mode, 5 by default; every second round in the opposite order
 #   --size-mib N   WAL to receive, 1024 by default; the primary needs about three times as much memory
 #   --dir DIR      receive into a new directory under DIR, by default under target/; not in memory
 #   --write        put the result into perf/README.md
 #
-# The primary's data are on tmpfs where there is room. Every run receives the same finished segments into a directory that
-# holds only the one before them, as it is when a receiver was away, and what it wrote is compared with the primary's.
-# System calls are counted in one more run of each, under strace, which is not timed. Prints a Markdown table.
+# The primary's data are on tmpfs where there is room. Every run receives the same finished segments into a
+# directory that holds only the one before them, as it is when a receiver was away, and what it wrote is
+# compared with the primary's. System calls are counted in one more run of each, under strace, which is not
+# timed. Prints a Markdown table.
 #
-# Installs with apt what is missing: postgresql (without its default cluster), python3, strace, time. Needs a current
-# Rust. WALRING=path uses that program in place of building one.
+# Installs with apt what is missing: postgresql (without its default cluster), python3, strace, time. Needs a
+# current Rust. WALRING=path uses that program in place of building one.
 
 set -euo pipefail
 # shellcheck source=perf/lib.sh
@@ -38,7 +41,8 @@ main() {
     deliver catchup "$scratch/report"
 }
 
-# Short transactions, then bulk loads until there is enough. The range from first_lsn to end_lsn is finished segments only.
+# Short transactions, then bulk loads until there is enough. The range from first_lsn to end_lsn is finished
+# segments only.
 produce_wal() {
     note "producing $size_mib MiB of WAL"
     first_lsn=$(primary_switch_segment)
@@ -47,7 +51,7 @@ produce_wal() {
     load 60 --initialize --quiet --scale=10
     load 5 --builtin=tpcb-like --client=4 --time=5
     while
-        missing=$((size_mib * 1024 * 1024 + first - $(lsn_bytes "$(query 'SELECT pg_current_wal_insert_lsn()')")))
+        missing=$((first + size_mib * 1024 * 1024 - $(lsn_bytes "$(query 'SELECT pg_current_wal_lsn()')")))
         ((missing > 0))
     do
         load 600 --initialize --quiet --scale=$((missing / 13000000 + 1))
@@ -100,20 +104,19 @@ receive() {
 }
 
 record_usage() {
-    awk -v OFS='\t' -v mode="$1" -v program="$2" '{ print mode, program, $1, $2 + $3, $4 / 1024 }' "$scratch/usage" \
-        >>"$scratch/runs"
+    awk -v OFS='\t' -v mode="$1" -v program="$2" '{ print mode, program, $1, $2 + $3, $4 / 1024 }' \
+        "$scratch/usage" >>"$scratch/runs"
 }
 
 report() {
     cat <<EOT
-Catching up $received_mib MiB in segments of 16 MiB; medians of $rounds rounds (smallest–largest). In the last line of each case a
-number above 1 says by how many times walring takes less.
+Catching up $received_mib MiB in segments of 16 MiB; medians of $rounds rounds (smallest–largest).
 
-$(python3 "$perf_dir/report.py" table "$scratch/runs")
+$(table "$scratch/runs")
 
 Under strace, one run each, not timed:
 
-$(python3 "$perf_dir/report.py" table "$scratch/calls")
+$(table "$scratch/calls")
 
 $(machine_facts)
 EOT

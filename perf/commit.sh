@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
-# perf/commit.sh [--rounds N] [--seconds N] [--clients LIST] [--dir DIR] [--write]: what a commit costs when the receiver
-# is the primary's only synchronous standby: walring against pg_receivewal, both with --synchronous.
+# perf/commit.sh [--rounds N] [--seconds N] [--clients LIST] [--dir DIR] [--write]
 #
-#   --rounds N      runs of each program and case, 5 by default; in every second round the order is turned round
+# What a commit costs when the receiver is the primary's only synchronous standby: walring against
+# pg_receivewal, both with --synchronous.
+#
+#   --rounds N      runs of each program and case, 5 by default; every second round in the opposite order
 #   --seconds N     length of a run, 10 by default, after 2 seconds of warm-up that are not counted
 #   --clients LIST  numbers of concurrent clients, "1 8" by default
 #   --dir DIR       receive into a new directory under DIR, by default under target/; not in memory
 #   --write         put the result into perf/README.md
 #
-# The primary's data are on tmpfs where there is room. Every transaction inserts one row. Two cases: small rows in
-# segments of 16 MiB, and rows of 1 kB in segments of 1 MiB, so that more than one commit in a thousand meets the change
-# of segment and p99.9 shows what it costs. Latencies are exact, from pgbench's log of every transaction. After each run
-# the receiver's segments are compared with the primary's. Prints a Markdown table.
+# The primary's data are on tmpfs where there is room. Every transaction inserts one row. Two cases: small
+# rows in segments of 16 MiB, and rows of 1 kB in segments of 1 MiB, so that more than one commit in a
+# thousand meets the change of segment and p99.9 shows what it costs. Latencies are exact, from pgbench's log
+# of every transaction. After each run the receiver's segments are compared with the primary's. Prints a
+# Markdown table.
 #
-# Installs with apt what is missing: postgresql (without its default cluster), python3. Needs a current Rust. WALRING=path
-# uses that program in place of building one.
+# Installs with apt what is missing: postgresql (without its default cluster), python3. Needs a current Rust.
+# WALRING=path uses that program in place of building one.
 
 set -euo pipefail
 # shellcheck source=perf/lib.sh
@@ -32,7 +35,8 @@ main() {
     parse_options "$@"
     begin python3=python3
     use_disk
-    printf 'case\tprogram\tmean ms\tp50 ms\tp99 ms\tp99.9 ms\tmax ms\treceiver CPU µs per commit\n' >"$scratch/runs"
+    printf '%s\t' case program 'mean ms' 'p50 ms' 'p99 ms' 'p99.9 ms' 'max ms' >"$scratch/runs"
+    printf 'receiver CPU µs per commit\n' >>"$scratch/runs"
     measure_case 16 100
     measure_case 1 1000
     report >"$scratch/report"
@@ -41,7 +45,7 @@ main() {
 
 # measure_case SEGMENT_MIB ROW_BYTES
 measure_case() {
-    local segment_mib=$1 row_bytes=$2 round count program
+    local segment_mib=$1 row_bytes=$2 round count program case
     primary_stop
     primary_create 4096 "$segment_mib" "synchronous_standby_names = 'receiver'"
     query 'CREATE TABLE sample (client int, payload text)'
@@ -50,8 +54,9 @@ measure_case() {
     for ((round = 1; round <= rounds; round++)); do
         for count in $clients; do
             for program in $(alternate "$round" "${programs[@]}"); do
-                measure_run "$program" "$count" "$segment_mib MiB segments, $row_bytes-byte rows, clients: $count"
-                note "round $round: $program, $(tail -n 1 "$scratch/runs" | cut -f 1,3 | sed 's/\t/: mean /') ms"
+                case="$segment_mib MiB segments, $row_bytes-byte rows, clients: $count"
+                measure_run "$program" "$count" "$case"
+                note "round $round: $program, $case: mean $(tail -n 1 "$scratch/runs" | cut -f 3) ms"
             done
         done
     done
@@ -82,17 +87,17 @@ measure_run() {
 
     crossed=$(($(lsn_bytes "$flush_lsn") / segment_size - start_bytes / segment_size))
     fewest_segments=$((crossed < fewest_segments ? crossed : fewest_segments))
-    IFS=$'\t' read -r count latencies < <(python3 "$perf_dir/report.py" latencies "$scratch"/commits*)
+    IFS=$'\t' read -r count latencies < <(latencies "$scratch"/commits*)
     rm "$scratch"/commits*
-    printf '%s\t%s\t%s\t%s\n' "$3" "$1" "$latencies" "$(awk "BEGIN { print $cpu_us / $count }")" >>"$scratch/runs"
+    printf '%s\t%s\t%s\t%s\n' "$3" "$1" "$latencies" "$(awk "BEGIN { print $cpu_us / $count }")" \
+        >>"$scratch/runs"
 }
 
 report() {
     cat <<EOT
-A commit of one row with the receiver as only synchronous standby; medians of $rounds rounds of $seconds s (smallest–largest). In the
-last line of each case a number above 1 says by how many times walring takes less.
+A commit of one row, the receiver the only synchronous standby; medians of $rounds rounds of $seconds s (smallest–largest).
 
-$(python3 "$perf_dir/report.py" table "$scratch/runs")
+$(table "$scratch/runs")
 
 $(<"$scratch/crossed")
 $(machine_facts)

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # perf/demo.sh: walring as the only synchronous standby of a throw-away PostgreSQL primary, in about a minute.
 #
-# Builds walring, starts a primary, lets commits wait for walring while pgbench writes, stops walring, and compares every
-# segment it wrote with the primary's. Exits 0 only when every one is right. Takes no arguments.
+# Builds walring, starts a primary, lets commits wait for walring while pgbench writes, stops walring, and
+# compares every segment it wrote with the primary's. Exits 0 only when every one is right. Takes no
+# arguments.
 #
-# Installs with apt what is missing: postgresql (without its default cluster), python3. Needs a current Rust. Everything
-# runs on 127.0.0.1 and is stopped and removed at the end. WALRING=path uses that program in place of building one.
+# Installs with apt what is missing: postgresql (without its default cluster), python3. Needs a current Rust.
+# Everything runs on 127.0.0.1 and is stopped and removed at the end. WALRING=path uses that program in place
+# of building one.
 
 set -euo pipefail
 # shellcheck source=perf/lib.sh
@@ -49,8 +51,8 @@ start_walring() {
     ((stand_in)) || options+=(--latency-report)
     receiver_start walring "$disk_dir" "${options[@]}"
     tell "\$ walring receive $(printf '%q ' "${receiver[@]:${#walring[@]}}")"
-    tell "$(query "SELECT format('the primary sees it: %s, %s, sync_state = %s', application_name, state, sync_state)
-                   FROM pg_stat_replication")"
+    tell "the primary sees: $(query "SELECT concat_ws(', ', application_name, state, 'sync_state = ' || sync_state)
+                                     FROM pg_stat_replication")"
 }
 
 write_load() {
@@ -59,7 +61,7 @@ write_load() {
     load "$load_seconds" --builtin=tpcb-like --client=8 --jobs=2 --time="$load_seconds" \
         --log --log-prefix="$scratch/commits"
     local count mean p50 p99 p999 max
-    IFS=$'\t' read -r count mean p50 p99 p999 max < <(python3 "$perf_dir/report.py" latencies "$scratch"/commits*)
+    IFS=$'\t' read -r count mean p50 p99 p999 max < <(latencies "$scratch"/commits*)
     tell "$count transactions, each returned when its WAL was on walring's disk"
     tell "what one took, seen by its client, in ms: mean $mean, p50 $p50, p99 $p99, p99.9 $p999, max $max"
 }

@@ -1,15 +1,18 @@
 # shellcheck shell=bash disable=SC2034
-# What the scripts in perf/ share: a throw-away primary, the receivers, the check of what they wrote. Sourced, not run.
+# What the scripts in perf/ share: a throw-away primary, the receivers, the check of what they wrote. Sourced,
+# not run.
 #
-# A script calls `begin`, then `primary_create`; everything these start or create is stopped and removed when the
-# script ends, however it ends.
+# A script calls `begin`, then `primary_create`; everything these start or create is stopped and removed when
+# the script ends, however it ends.
 
 perf_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo_dir=$(dirname "$perf_dir")
-dir=${CARGO_TARGET_DIR:-$repo_dir/target} # where receivers write, in a directory of their own; TMPDIR is often in memory
+target_dir=${CARGO_TARGET_DIR:-$repo_dir/target}
 
+dir=$target_dir    # receivers write in a new directory under it; not TMPDIR, which is often in memory
 scratch=''         # this run's small files: logs, measurements
 disk_dir=''        # where receivers write; a real disk
+cluster_setting='' # file that must go after the installation
 temporary=()       # every directory made here, removed at the end
 primary_data=''    # data directory of the running primary, empty when none runs
 primary_log=''
@@ -24,7 +27,7 @@ whole_number='[1-9][0-9]*'
 write=0            # 1: the result goes into perf/README.md
 stand_in=0         # 1: $WALRING is a pg_receivewal and has no options of its own
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------
 # The script itself
 
 # Progress goes to stderr: the standard output of a benchmark is its table.
@@ -34,8 +37,8 @@ die() { note "${0##*/}: $*"; exit 1; }
 # The comment at the head of the script is its help text.
 usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
 
-# parse_options ARGUMENT...: into variables; --size-mib sets size_mib. The script says in `option_forms` which of its own
-# there are, and by which expression each value must go.
+# parse_options ARGUMENT...: into variables; --size-mib sets size_mib. The script says in `option_forms` which
+# of its own there are, and by which expression each value must go.
 parse_options() {
     local name
     while (($#)); do
@@ -55,7 +58,8 @@ parse_options() {
     done
 }
 
-# begin COMMAND=PACKAGE...: what every script does first. The arguments are what it needs besides PostgreSQL and Rust.
+# begin COMMAND=PACKAGE...: what every script does first. The arguments are what it needs besides PostgreSQL
+# and Rust.
 begin() {
     trap cleanup EXIT
     trap 'exit 130' INT
@@ -76,6 +80,7 @@ cleanup() {
     stop_now "$child_pid" TERM
     stop_now "$receiver_pid" KILL
     primary_stop
+    remove_cluster_setting
     rm -rf -- "${temporary[@]}"
     exit "$status"
 }
@@ -110,29 +115,38 @@ install_missing() {
     done
     ((${#packages[@]})) || return 0
     note "installing with apt: ${packages[*]}"
-    local as_root=()
-    ((EUID == 0)) || as_root=(sudo)
     # Debian's package makes and starts a database cluster unless this file is there while it is installed.
-    local settings=/etc/postgresql-common/createcluster.d/walring-perf.conf
-    "${as_root[@]}" mkdir -p "${settings%/*}"
-    "${as_root[@]}" tee "$settings" >/dev/null <<<'create_main_cluster = false'
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        "${packages[@]}" </dev/null >&2
-    "${as_root[@]}" rm -f "$settings"
-    find_postgres || die "no PostgreSQL server with pgbench and pg_receivewal under ${pg_bin:-/usr/lib/postgresql}; set PG_BIN"
+    cluster_setting=/etc/postgresql-common/createcluster.d/walring-perf.conf
+    as_root mkdir -p "${cluster_setting%/*}"
+    as_root tee "$cluster_setting" >/dev/null <<<'create_main_cluster = false'
+    if ! { as_root apt-get update && as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes \
+        --no-install-recommends "${packages[@]}"; } </dev/null >"$scratch/apt.log" 2>&1; then
+        die "apt failed:"$'\n'"$(tail -n 10 "$scratch/apt.log")"
+    fi
+    remove_cluster_setting
+    find_postgres || die "$pg_bin lacks postgres, pgbench or pg_receivewal; set PG_BIN"
 }
 
-# Builds walring, unless $WALRING names a program to run in its place. One called pg_receivewal is started without the
-# word `receive`: measuring pg_receivewal against itself shows how far apart two equal programs come out.
+remove_cluster_setting() {
+    [[ -z $cluster_setting ]] || as_root rm -f "$cluster_setting"
+    cluster_setting=''
+}
+
+as_root() {
+    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
+}
+
+# Builds walring, unless $WALRING names a program to run in its place. One called pg_receivewal is started
+# without the word `receive`: measuring pg_receivewal against itself shows how far apart two equal programs
+# come out.
 find_walring() {
     if [[ -n ${WALRING:-} ]]; then
         [[ -x $WALRING ]] || die "\$WALRING is no program: $WALRING"
     else
-        command -v cargo >/dev/null || die 'cargo not found: install a current Rust (rustup), or set WALRING to a built walring'
+        command -v cargo >/dev/null || die 'no cargo: install a current Rust, or set WALRING to a built walring'
         note 'building walring (cargo build --release)'
         cargo build --release --locked --quiet --manifest-path "$repo_dir/Cargo.toml" >&2
-        WALRING=${CARGO_TARGET_DIR:-$repo_dir/target}/release/walring
+        WALRING=$target_dir/release/walring
     fi
     walring=("$WALRING" receive)
     if [[ ${WALRING##*/} == pg_receivewal ]]; then
@@ -152,7 +166,7 @@ use_disk() {
 # The type of the file system a path is on.
 filesystem() { df --output=fstype "$1" | tail -n 1; }
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------
 # The primary
 
 # PostgreSQL refuses to run as root: there it runs as the user its package made.
@@ -170,8 +184,8 @@ free_port() {
     echo "$port"
 }
 
-# primary_create NEEDED_MIB SEGMENT_MIB SETTING...: a new primary, running, that keeps all its WAL. Its data are in memory
-# where there is room, so that its own disk work does not hide the receiver's.
+# primary_create NEEDED_MIB SEGMENT_MIB SETTING...: a new primary, running, that keeps all its WAL. Its data
+# are in memory where there is room, so that its own disk work does not hide the receiver's.
 primary_create() {
     local needed_mib=$1 segment_mib=$2 parent=/dev/shm home available_kib=0
     shift 2
@@ -187,7 +201,8 @@ primary_create() {
     if ((EUID == 0)); then chown -R postgres: "$home"; fi
     primary_log=$home/log
     as_server "$pg_bin/initdb" --pgdata="$home/data" --username="$PGUSER" --pwfile="$home/password" \
-        --auth=scram-sha-256 --wal-segsize="$segment_mib" --encoding=UTF8 --no-locale --no-sync >"$scratch/initdb.log"
+        --auth=scram-sha-256 --wal-segsize="$segment_mib" --encoding=UTF8 --no-locale --no-sync \
+        >"$scratch/initdb.log"
     printf '%s\n' "port = $PGPORT" "listen_addresses = '$PGHOST'" "unix_socket_directories = ''" \
         'autovacuum = off' 'checkpoint_timeout = 1h' 'max_wal_size = 1TB' "$@" >>"$home/data/postgresql.conf"
     primary_data=$home/data
@@ -231,10 +246,11 @@ primary_switch_segment() {
     bytes_lsn $((position / segment_size * segment_size))
 }
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------
 # Receivers
 
-# receiver_command PROGRAM DIR OPTION...: composes the command line of walring or pg_receivewal, the same for both.
+# receiver_command PROGRAM DIR OPTION...: composes the command line of walring or pg_receivewal, the same for
+# both.
 receiver_command() {
     local program=$1 directory=$2
     shift 2
@@ -242,15 +258,18 @@ receiver_command() {
     walring) receiver=("${walring[@]}") ;;
     pg_receivewal) receiver=("$pg_bin/pg_receivewal") ;;
     esac
-    receiver+=(-D "$directory" -d "host=$PGHOST port=$PGPORT user=$PGUSER application_name=receiver" --no-password "$@")
+    receiver+=(-D "$directory" -d "host=$PGHOST port=$PGPORT user=$PGUSER application_name=receiver"
+        --no-password "$@")
 }
 
-# receiver_start PROGRAM DIR OPTION...: in the background; returns when the primary counts it as its synchronous standby.
+# receiver_start PROGRAM DIR OPTION...: in the background; returns when the primary counts it as its
+# synchronous standby.
 receiver_start() {
     receiver_command "$@"
     "${receiver[@]}" >"$receiver_log" 2>&1 &
     receiver_pid=$!
-    wait_until 20 "SELECT count(*) > 0 FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'sync'" ||
+    wait_until 20 "SELECT count(*) > 0 FROM pg_stat_replication
+                   WHERE state = 'streaming' AND sync_state = 'sync'" ||
         receiver_failed 'the primary does not count the receiver as synchronous standby'
 }
 
@@ -265,9 +284,11 @@ wait_until() {
 
 receiver_failed() { die "$1; the receiver (${receiver[*]}) said:"$'\n'"$(tail -n 20 "$receiver_log")"; }
 
-# receiver_flushed: what the receiver has acknowledged as flushed, once that is all there is, or after 15 seconds.
+# receiver_flushed: what the receiver has acknowledged as flushed, once that is all there is, or after 15
+# seconds.
 receiver_flushed() {
-    wait_until 15 'SELECT coalesce(bool_and(flush_lsn >= pg_current_wal_flush_lsn()), false) FROM pg_stat_replication' ||
+    wait_until 15 'SELECT coalesce(bool_and(flush_lsn >= pg_current_wal_flush_lsn()), false)
+                   FROM pg_stat_replication' ||
         receiver_failed 'the receiver does not acknowledge the end of the WAL'
     query 'SELECT flush_lsn FROM pg_stat_replication'
 }
@@ -297,11 +318,12 @@ receiver_signal() {
 receiver_cpu_us() {
     local stat fields
     stat=$(<"/proc/$receiver_pid/stat")
-    read -ra fields <<<"${stat##*) }" # behind the name, which may contain blanks; utime and stime are fields 14 and 15
+    # Behind the name, which may contain blanks, come fields 3 and up; utime and stime are 14 and 15.
+    read -ra fields <<<"${stat##*) }"
     echo $(((fields[11] + fields[12]) * 1000000 / $(getconf CLK_TCK)))
 }
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------
 # The check
 
 lsn_bytes() { echo $(((16#${1%/*} << 32) + 16#${1#*/})); }
@@ -313,9 +335,10 @@ segment_name() {
     printf '00000001%08X%08X\n' $(($1 / per_id)) $(($1 % per_id))
 }
 
-# verify_segments DIR FIRST_LSN FLUSH_LSN: DIR must hold, byte for byte, what the primary's pg_wal holds from the segment
-# of FIRST_LSN up to FLUSH_LSN, and no finished segment besides. One line for each file; fails after the last of them when
-# one was wrong. Leaves the counts in verified_segments (finished ones) and verified_bytes.
+# verify_segments DIR FIRST_LSN FLUSH_LSN: DIR must hold, byte for byte, what the primary's pg_wal holds from
+# the segment of FIRST_LSN up to FLUSH_LSN, and no finished segment besides. One line for each file; fails
+# after the last of them when one was wrong. Leaves the counts in verified_segments (finished ones) and
+# verified_bytes.
 verify_segments() {
     local directory=$1 first flush number wrong=0
     first=$(($(lsn_bytes "$2") / segment_size))
@@ -329,12 +352,15 @@ verify_segments() {
     return "$wrong"
 }
 
-# require_right_segments PROGRAM DIR FIRST_LSN FLUSH_LSN: a wrong segment ends a benchmark; a right one is not worth a line.
+# require_right_segments PROGRAM DIR FIRST_LSN FLUSH_LSN: a wrong segment ends a benchmark; a right one is not
+# worth a line.
 require_right_segments() {
-    verify_segments "$2" "$3" "$4" >"$scratch/verdict" || die "$1 wrote wrong segments:"$'\n'"$(grep WRONG "$scratch/verdict")"
+    verify_segments "$2" "$3" "$4" >"$scratch/verdict" ||
+        die "$1 wrote wrong segments:"$'\n'"$(grep WRONG "$scratch/verdict")"
 }
 
-# verify_segment DIR NAME BYTES: BYTES were acknowledged from its beginning on, perhaps more than the segment holds.
+# verify_segment DIR NAME BYTES: BYTES were acknowledged from its beginning on, perhaps more than the segment
+# holds.
 verify_segment() {
     local file=$1/$2 original=$primary_data/pg_wal/$2 compared=$segment_size
     if [[ ! -e $file ]] && (($3 < segment_size)); then
@@ -373,11 +399,15 @@ verify_nothing_besides() {
     return "$wrong"
 }
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------
 # Results
 
-# alternate ROUND NAME...: the names in this order in odd rounds, in the opposite one in even rounds, so that a drift of
-# the machine favours none.
+# What the tables and percentiles are is said in report.py.
+latencies() { python3 "$perf_dir/report.py" latencies "$@"; }
+table() { python3 "$perf_dir/report.py" table "$1"; }
+
+# alternate ROUND NAME...: the names in this order in odd rounds, in the opposite one in even rounds, so that
+# a drift of the machine favours none.
 alternate() {
     local round=$1
     shift
@@ -386,20 +416,23 @@ alternate() {
 
 # The machine and the programs, as a Markdown list.
 machine_facts() {
-    local cpu device queue cache=''
+    local cpu memory device queue cache=''
     cpu=$(lscpu | sed -n 's/^Model name: *//p' | head -n 1)
+    memory=$(awk '/^MemTotal:/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)
     device=$(basename "$(df --output=source "$disk_dir" | tail -n 1)")
-    queue=$(echo /sys/block/*/"$device"/../queue /sys/block/"$device"/queue | tr ' ' '\n' | grep -v '\*' | head -n 1)
-    [[ -r $queue/write_cache ]] && cache=", write cache: $(<"$queue/write_cache"), FUA: $(<"$queue/fua")"
+    for queue in /sys/class/block/"$device"/{,../}queue; do # a partition's is its disk's
+        [[ -r $queue/write_cache ]] && cache=", write cache: $(<"$queue/write_cache"), FUA: $(<"$queue/fua")"
+    done
     cat <<EOT
-- $(uname -sr), $cpu, $(nproc) cores, $(awk '/^MemTotal:/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo) memory, $(date -u +%F)
+- $(uname -sr), $cpu, $(nproc) cores, $memory memory, $(date -u +%F)
 - receivers write to $(filesystem "$disk_dir") on $device$cache
 - primary on $(filesystem "$primary_data"), over TCP on the loopback interface, fsync = $(query 'SHOW fsync')
 - $("$pg_bin/postgres" --version); $("$pg_bin/pg_receivewal" --version); walring: $("$WALRING" --version)
 EOT
 }
 
-# deliver SECTION FILE: prints the result, and with --write puts it between the markers of SECTION in perf/README.md.
+# deliver SECTION FILE: prints the result, and with --write puts it between the markers of SECTION in
+# perf/README.md.
 deliver() {
     cat "$2"
     ((write == 0)) && return

@@ -4,7 +4,7 @@
 report.py latencies FILE...   pgbench's per-transaction logs: count, then mean, p50, p99, p99.9 and max in
                               milliseconds, one line, tab separated. Percentiles are exact (nearest rank).
 report.py table FILE          runs to a Markdown table. FILE is tab separated: a header line `case program METRIC...`,
-                              then a line for each run. Cells are medians (smallest to largest).
+                              then one for each run. Cells are medians (smallest to largest).
 """
 
 import csv

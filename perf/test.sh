@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# perf/test.sh: are the scripts in perf/ to be believed? Their check must fail on every kind of wrong segment, their
-# arithmetic must be right, the demo must fail when its receiver spoils one byte, and each benchmark must run. About two
-# minutes; the numbers it prints mean nothing. Takes no arguments.
+# perf/test.sh: are the scripts in perf/ to be believed? Their check must fail on every kind of wrong segment,
+# their arithmetic must be right, the demo must fail when its receiver spoils one byte, and each benchmark
+# must run. About two minutes; the numbers it prints mean nothing. Takes no arguments.
 #
-# Installs with apt what is missing: postgresql (without its default cluster), python3, strace, time. Needs a current
-# Rust. WALRING=path uses that program in place of building one.
+# Installs with apt what is missing: postgresql (without its default cluster), python3, strace, time. Needs a
+# current Rust. WALRING=path uses that program in place of building one.
 
 set -euo pipefail
 # shellcheck source=perf/lib.sh
@@ -46,7 +46,6 @@ wrong_segments_are_found() {
     primary_switch_segment >/dev/null
     query "SELECT pg_logical_emit_message(true, 'test', repeat('x', 10000))" >/dev/null
     flush_lsn=$(query 'SELECT pg_current_wal_flush_lsn()')
-    local first last
     first=$(($(lsn_bytes "$first_lsn") / segment_size))
     last=$(($(lsn_bytes "$flush_lsn") / segment_size))
     second=$(segment_name $((first + 1)))
@@ -72,7 +71,7 @@ check_after() {
     local directory=$scratch/received number
     rm -rf "$directory"
     mkdir "$directory"
-    for ((number = $(lsn_bytes "$first_lsn") / segment_size; number * segment_size < $(lsn_bytes "$flush_lsn"); number++)); do
+    for ((number = first; number <= last; number++)); do
         cp "$primary_data/pg_wal/$(segment_name "$number")" "$directory"
     done
     mv "$directory/${partial%.partial}" "$directory/$partial"
@@ -91,11 +90,11 @@ percentiles_are_exact() {
     seq 1 2000 | shuf | awk '{ print 0, NR, $1 * 1000, 0, 0, 0 }' >"$scratch/log"
     expect passes 'percentiles of 1 to 2000 ms' \
         diff <(printf '2000\t1000.5000\t1000.0000\t1980.0000\t1998.0000\t2000.0000\n') \
-        <(python3 "$perf_dir/report.py" latencies "$scratch/log")
+        <(latencies "$scratch/log")
     printf 'case\tprogram\ts\na\twalring\t1\na\tpg_receivewal\t9\na\twalring\t2\na\twalring\t3\n' >"$scratch/log"
     expect passes 'a table of medians and their ratio' \
-        diff <(printf '| %s | %s | %s |\n' '' '' s --- --- ---: a pg_receivewal 9.00 '' walring '2.00 (1.00–3.00)' \
-            '' 'pg_receivewal ÷ walring' '**4.50**') <(python3 "$perf_dir/report.py" table "$scratch/log")
+        diff <(printf '| %s | %s | %s |\n' '' '' s --- --- ---: a pg_receivewal 9.00 \
+            '' walring '2.00 (1.00–3.00)' '' 'pg_receivewal ÷ walring' '**4.50**') <(table "$scratch/log")
 }
 
 # A receiver that spoils one byte of its first segment when it has begun the third.
@@ -118,7 +117,8 @@ if [[ \$* != --version ]]; then spoil "\$$((${#walring[@]} + 1))" & fi
 exec '$WALRING' "\$@"
 EOT
     chmod +x "$spoiler"
-    because='NOT every segment is right' WALRING=$spoiler expect fails 'the demo, one byte spoilt' "$perf_dir/demo.sh"
+    because='NOT every segment is right' WALRING=$spoiler \
+        expect fails 'the demo, one byte spoilt' "$perf_dir/demo.sh"
 }
 
 benchmarks_run() {
