@@ -95,7 +95,8 @@ fn line(first: Sample, latest: Sample, target: u64) -> String {
     if let Some(rate) = (gained * 1000).checked_div(elapsed) {
         let rate = u64::try_from(rate).unwrap_or(u64::MAX);
         line += &format!("  {}/s", in_units(rate));
-        if let Some(left) = (target - latest.received).checked_div(rate) {
+        if rate > 0 {
+            let left = (target - latest.received).div_ceil(rate);
             line += &format!("  {} left", as_time(left));
         }
     }
@@ -139,7 +140,7 @@ mod tests {
     fn the_line_tells_amount_share_rate_and_time_left() {
         assert_eq!(
             line(at(5_000, 100 * MIB), at(6_000, 512 * MIB), 1946 * MIB),
-            "catching up: 512.0 MiB of 1.9 GiB  (26 %)  412.0 MiB/s  3 s left"
+            "catching up: 512.0 MiB of 1.9 GiB  (26 %)  412.0 MiB/s  4 s left"
         );
     }
 
