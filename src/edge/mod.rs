@@ -8,4 +8,5 @@ pub mod directory;
 pub mod history;
 pub mod logging;
 pub mod password;
+pub mod progress_line;
 pub mod replication;
