@@ -212,9 +212,15 @@ impl Receiver {
 
     /// Why the stream ended, and the received bytes that belong to whoever runs commands next. To
     /// be called after [`Output::End`], with the slot that was received into.
-    pub fn into_ending(self, slot: &[u8]) -> (Option<Ending>, Vec<u8>) {
+    pub fn into_ending(self, slot: &[u8]) -> (Ending, Vec<u8>) {
         let unparsed = self.framer.unparsed(slot).to_vec();
-        (self.ending, unparsed)
+        let unfinished = || Ending::Failed(Error::protocol("the stream was left before its end"));
+        (self.ending.unwrap_or_else(unfinished), unparsed)
+    }
+
+    /// Whether the stream is about to end.
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
     }
 
     /// The slot that is received into.
