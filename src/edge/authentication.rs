@@ -168,3 +168,138 @@ fn malformed(error: io::Error) -> Error {
 fn unsendable(error: io::Error) -> Error {
     Error::usage(format!("the password cannot be sent: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::socket::{Socket, Transport};
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    /// An authentication request with its code and data.
+    fn request(code: u32, data: &[u8]) -> Vec<u8> {
+        let mut message = vec![b'R'];
+        message.extend((data.len() as u32 + 8).to_be_bytes());
+        message.extend(code.to_be_bytes());
+        message.extend(data);
+        message
+    }
+
+    /// Plays `server` on the other end and shows how authentication went.
+    fn played(server: impl FnOnce(UnixStream) + Send + 'static, require: &str) -> String {
+        let (other_end, client) = UnixStream::pair().unwrap();
+        let server = thread::spawn(move || server(other_end));
+        let password = Password::new("secret").unwrap();
+        let require = match require {
+            "" => RequireAuth::default(),
+            text => RequireAuth::parse(text).unwrap(),
+        };
+        let credentials = Credentials {
+            user: "u",
+            password: Some(&password),
+            require: &require,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let result = runtime.block_on(async {
+            let socket = Socket::from_blocking(client.into(), Transport::Unix).unwrap();
+            authenticate(&mut Wire::new(socket), &credentials).await
+        });
+        server.join().unwrap();
+        result.map_or_else(|error| error.to_string(), |outcome| format!("{outcome:?}"))
+    }
+
+    fn answer_to(requests: Vec<Vec<u8>>) -> String {
+        let server = move |mut server: UnixStream| {
+            server.write_all(&requests.concat()).unwrap();
+            server.shutdown(Shutdown::Write).unwrap();
+            // Stays until the client is gone, which may have left something unread.
+            let _ = server.read_to_end(&mut Vec::new());
+        };
+        played(server, "")
+    }
+
+    /// Begins SCRAM as a server that does not know the password, then sends `last`.
+    fn scram_without_password(last: Vec<u8>) -> String {
+        played(
+            move |mut server| {
+                server
+                    .write_all(&request(10, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"))
+                    .unwrap();
+                let mut buffer = [0; 256];
+                let count = server.read(&mut buffer).unwrap();
+                let first = String::from_utf8_lossy(&buffer[..count]).into_owned();
+                assert!(
+                    first.contains("SCRAM-SHA-256\0") && first.contains("n,,n=,r="),
+                    "{first:?}"
+                );
+                let nonce = first.rsplit("r=").next().unwrap();
+                let challenge = format!("r={nonce}more,s=c2FsdA==,i=4096");
+                server.write_all(&request(11, challenge.as_bytes())).unwrap();
+                assert_ne!(server.read(&mut buffer).unwrap(), 0);
+                server.write_all(&last).unwrap();
+            },
+            "",
+        )
+    }
+
+    #[test]
+    fn a_server_that_cannot_prove_to_know_the_password_is_not_believed() {
+        let ok = request(0, b"");
+        let wrong = request(12, b"v=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+        let signed_wrong = scram_without_password([wrong, ok.clone()].concat());
+        assert!(
+            signed_wrong.starts_with("incorrect server signature"),
+            "{signed_wrong}"
+        );
+        let unsigned = scram_without_password(ok);
+        assert!(
+            unsigned.starts_with("expected authentication request"),
+            "{unsigned}"
+        );
+    }
+
+    #[test]
+    fn a_second_question_is_not_answered() {
+        let (md5, cleartext, ok) = (request(5, b"salt"), request(3, b""), request(0, b""));
+        assert_eq!(answer_to(vec![md5.clone(), ok]), "Accepted");
+        let fished = answer_to(vec![md5, cleartext]);
+        assert!(fished.starts_with("expected authentication request"), "{fished}");
+    }
+
+    #[test]
+    fn what_walring_does_not_do_is_refused_by_name() {
+        for (asked, message) in [
+            (request(2, b""), "Kerberos 5 authentication is not supported"),
+            (request(7, b""), "GSSAPI authentication is not supported"),
+            (request(9, b""), "SSPI authentication is not supported"),
+            (
+                request(10, b"OAUTHBEARER\0\0"),
+                "OAuth authentication is not supported",
+            ),
+            (
+                request(10, b"SCRAM-SHA-256-PLUS\0\0"),
+                "none of the server's SASL authentication mechanisms are supported: SCRAM-SHA-256-PLUS",
+            ),
+            (
+                request(99, b""),
+                "could not understand server: unknown authentication tag `99`",
+            ),
+        ] {
+            assert_eq!(answer_to(vec![asked]), message);
+        }
+    }
+
+    #[test]
+    fn a_requirement_comes_before_the_question_whether_it_can_be_done() {
+        let gss = |mut server: UnixStream| server.write_all(&request(7, b"")).unwrap();
+        assert_eq!(
+            played(gss, "md5"),
+            "authentication method requirement \"md5\" failed: server requested GSSAPI authentication"
+        );
+    }
+}

@@ -1,7 +1,8 @@
-//! A connection to the server outside of streaming: how it is opened, asked and lent out.
+//! A connection to the server outside of streaming: logged in, asked and lent out.
+//!
+//! [`Connection::open`] is in the module `dial`, the replication commands are in `replication`.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -13,22 +14,14 @@ use tokio::time::timeout;
 
 use crate::edge::authentication::{Credentials, Outcome, authenticate};
 use crate::edge::conninfo::Conninfo;
-use crate::edge::hosts::{Host, Target};
-use crate::edge::password::{Password, PasswordPrompt};
-use crate::edge::report::{in_context, reworded};
-use crate::edge::socket::{Address, Socket};
-use crate::edge::wire::{Incoming, Wire};
+use crate::edge::password::Password;
+use crate::edge::socket::Socket;
+use crate::edge::wire::{Incoming, Wire, hung_up};
 use crate::error::{Error, Result};
 
 /// The oldest server whose answers walring knows, as `server_version_num`. Newer ones than it was
 /// tested with are welcome: the streaming protocol has only ever grown.
 const OLDEST_VERSION: u32 = 120_000;
-
-/// SQLSTATE cannot_connect_now: the server is starting up or shutting down, another may serve.
-const CANNOT_CONNECT_NOW: &str = "57P03";
-
-/// SQLSTATE invalid_password.
-const INVALID_PASSWORD: &str = "28P01";
 
 /// More rows than any replication command answers with.
 const MOST_ROWS: usize = 1000;
@@ -57,35 +50,13 @@ pub struct Connection {
     version: u32,
 }
 
-/// How an attempt to connect ended, short of an error.
-enum Attempt {
-    Open(Connection),
-    /// The error to report if no password can be had.
-    PasswordNeeded(Error),
-}
-
-/// Why an attempt failed, and whether the next address may do better.
-enum Failure {
-    TryNext(Error),
-    Stop(Error),
-}
-
 impl Connection {
-    /// Connects and logs in to the first host that lets us, asking for a password if need be.
-    ///
-    /// Fails with one line for each address that was tried, worded as libpq does.
-    pub async fn open(info: &Conninfo, prompt: &mut PasswordPrompt) -> Result<Connection> {
-        prompt.before_connecting()?;
-        let mut attempt = try_hosts(info, prompt.answer()).await?;
-        if let Attempt::PasswordNeeded(error) = attempt {
-            if !prompt.when_demanded()? {
-                return Err(error);
-            }
-            attempt = try_hosts(info, prompt.answer()).await?;
-        }
-        match attempt {
-            Attempt::Open(connection) => Ok(connection),
-            Attempt::PasswordNeeded(error) => Err(error),
+    /// A connection over a fresh socket, good for nothing but [`Connection::log_in`].
+    pub(crate) fn new(socket: Socket) -> Connection {
+        Connection {
+            wire: Wire::new(socket),
+            parameters: HashMap::new(),
+            version: 0,
         }
     }
 
@@ -129,30 +100,35 @@ impl Connection {
         let mut failed = None;
         let mut completed = false;
         loop {
-            match self.receive().await {
-                Ok(Incoming::Error(error)) => failed = Some(error),
-                Ok(Incoming::CopyBoth) => return Ok(Answer::CopyBoth),
-                Ok(Incoming::Other(Message::DataRow(_))) if rows.len() == MOST_ROWS => {
+            match self.receive().await? {
+                Some(Incoming::Error(error)) => failed = Some(error),
+                Some(Incoming::CopyBoth) => return Ok(Answer::CopyBoth),
+                Some(Incoming::Other(Message::DataRow(_))) if rows.len() == MOST_ROWS => {
                     return Err(Error::protocol("server sent more rows than any command has"));
                 }
-                Ok(Incoming::Other(Message::DataRow(row))) => rows.push(columns(&row)?),
-                Ok(Incoming::Other(Message::ReadyForQuery(_))) => {
+                Some(Incoming::Other(Message::DataRow(row))) => rows.push(columns(&row)?),
+                Some(Incoming::Other(Message::ReadyForQuery(_))) => {
                     return failed.map_or(Ok(Answer::Rows(rows)), Err);
                 }
-                Ok(Incoming::Other(Message::CommandComplete(_))) => completed = true,
-                Ok(Incoming::Other(_)) => {}
+                Some(Incoming::Other(Message::CommandComplete(_))) => completed = true,
+                Some(Incoming::Other(_)) => {}
                 // A FATAL error is followed by the end of the connection, not by ReadyForQuery.
-                Err(_) if completed && failed.is_none() => return Ok(Answer::HungUp),
-                Err(lost) => return Err(failed.unwrap_or(lost)),
+                None => {
+                    return match failed {
+                        Some(error) => Err(error),
+                        None if completed => Ok(Answer::HungUp),
+                        None => Err(hung_up()),
+                    };
+                }
             }
         }
     }
 
-    /// The next message; the parameters the server reports are kept here.
-    pub(crate) async fn receive(&mut self) -> Result<Incoming> {
+    /// The next message, `None` at the end; the parameters the server reports are kept here.
+    async fn receive(&mut self) -> Result<Option<Incoming>> {
         loop {
-            match self.wire.receive().await? {
-                Incoming::Other(Message::ParameterStatus(body)) => {
+            match self.wire.receive_or_end().await? {
+                Some(Incoming::Other(Message::ParameterStatus(body))) => {
                     // One that is no UTF-8 is none of those that matter.
                     if let (Ok(name), Ok(value)) = (body.name(), body.value()) {
                         self.parameters.insert(name.to_owned(), value.to_owned());
@@ -184,7 +160,7 @@ impl Connection {
     }
 
     /// Logs in on a fresh socket.
-    async fn log_in(&mut self, info: &Conninfo, password: Option<&Password>) -> Result<Outcome> {
+    pub(crate) async fn log_in(&mut self, info: &Conninfo, password: Option<&Password>) -> Result<Outcome> {
         let mut message = BytesMut::new();
         let parameters = info.startup.iter().map(|(name, value)| (*name, value.as_str()));
         frontend::startup_message(parameters, &mut message)
@@ -230,11 +206,6 @@ impl Connection {
     }
 }
 
-/// The server is gone where it should have gone on.
-pub(crate) fn hung_up() -> Error {
-    Error::connection("server closed the connection unexpectedly")
-}
-
 fn columns(row: &DataRowBody) -> Result<Row> {
     row.ranges()
         .map(|range| Ok(range.map(|range| row.buffer_bytes().slice(range))))
@@ -257,148 +228,6 @@ fn parse_version(text: &str) -> Option<u32> {
     } else {
         major * 10_000 + second * 100 + third
     })
-}
-
-/// Tries every address of every host; `typed` is the password that was typed in.
-async fn try_hosts(info: &Conninfo, typed: Option<&Password>) -> Result<Attempt> {
-    let mut failed = Vec::new();
-    for host in &info.hosts {
-        let addresses = match addresses_of(host).await {
-            Ok(addresses) => addresses,
-            Err(error) => {
-                failed.push(error);
-                continue;
-            }
-        };
-        for address in &addresses {
-            match try_address(info, host, address, typed).await {
-                Ok(attempt) => return Ok(attempt),
-                Err(Failure::TryNext(error)) => failed.push(error),
-                Err(Failure::Stop(error)) => {
-                    failed.push(error);
-                    return Err(in_one(failed));
-                }
-            }
-        }
-    }
-    Err(in_one(failed))
-}
-
-/// One error for all that failed: the last one, with the messages of all, a line each.
-fn in_one(failed: Vec<Error>) -> Error {
-    let lines: Vec<String> = failed.iter().map(Error::to_string).collect();
-    match failed.last() {
-        Some(last) => reworded(lines.join("\n"), last),
-        None => Error::connection("no host to connect to"),
-    }
-}
-
-async fn addresses_of(host: &Host) -> Result<Vec<Address>> {
-    match host.target {
-        Target::Socket => Ok(vec![Address::Unix(host.socket_path())]),
-        Target::Address(ip) => Ok(vec![Address::Tcp(SocketAddr::new(ip, host.port))]),
-        Target::Name => {
-            let found = tokio::net::lookup_host((host.name.as_str(), host.port)).await;
-            let found = found.map_err(|error| {
-                let reason = error.to_string();
-                let reason = reason.rsplit(": ").next().unwrap_or_default();
-                Error::connection(format!(
-                    "could not translate host name \"{}\" to address: {reason}",
-                    host.name
-                ))
-            })?;
-            Ok(found.map(Address::Tcp).collect())
-        }
-    }
-}
-
-/// Connects to one address and logs in, within the time that one address may take.
-async fn try_address(
-    info: &Conninfo,
-    host: &Host,
-    address: &Address,
-    typed: Option<&Password>,
-) -> std::result::Result<Attempt, Failure> {
-    let place = format!("{} failed", describe(host, address));
-    let attempt = connect(info, host, address, typed);
-    let attempt = match info.connect_timeout {
-        None => attempt.await,
-        Some(limit) => timeout(limit, attempt)
-            .await
-            .unwrap_or_else(|_| Err(Failure::TryNext(Error::connection("timeout expired")))),
-    };
-    match attempt {
-        Ok(Attempt::PasswordNeeded(error)) => Ok(Attempt::PasswordNeeded(in_context(&place, error))),
-        Ok(open) => Ok(open),
-        Err(Failure::TryNext(error)) => Err(Failure::TryNext(in_context(&place, error))),
-        Err(Failure::Stop(error)) => Err(Failure::Stop(in_context(&place, error))),
-    }
-}
-
-async fn connect(
-    info: &Conninfo,
-    host: &Host,
-    address: &Address,
-    typed: Option<&Password>,
-) -> std::result::Result<Attempt, Failure> {
-    let socket = Socket::connect(address, &info.tcp)
-        .await
-        .map_err(|error| Failure::TryNext(unreachable(&error, address)))?;
-    let mut connection = Connection {
-        wire: Wire::new(socket),
-        parameters: HashMap::new(),
-        version: 0,
-    };
-    let (password, passfile) = match typed {
-        Some(password) => (Some(password.clone()), None),
-        None => info.password_for(host).unzip(),
-    };
-    match connection.log_in(info, password.as_ref()).await {
-        Ok(Outcome::Accepted) => Ok(Attempt::Open(connection)),
-        Ok(Outcome::PasswordNeeded) => {
-            let error = Error::connection("fe_sendauth: no password supplied");
-            Ok(Attempt::PasswordNeeded(error))
-        }
-        Err(error) if error.sqlstate() == Some(CANNOT_CONNECT_NOW) => Err(Failure::TryNext(error)),
-        Err(error) => match passfile.flatten() {
-            Some(path) if error.sqlstate() == Some(INVALID_PASSWORD) => {
-                let detail = format!("password retrieved from file \"{}\"", path.display());
-                Err(Failure::Stop(error.with_detail(detail)))
-            }
-            _ => Err(Failure::Stop(error)),
-        },
-    }
-}
-
-/// Where a connection goes, as libpq describes it.
-fn describe(host: &Host, address: &Address) -> String {
-    match address {
-        Address::Unix(path) => format!("connection to server on socket \"{path}\""),
-        Address::Tcp(address) => {
-            let ip = address.ip().to_string();
-            let name = match host.target {
-                Target::Address(_) => &ip,
-                Target::Socket | Target::Name => &host.name,
-            };
-            let resolved = if *name == ip {
-                String::new()
-            } else {
-                format!(" ({ip})")
-            };
-            format!("connection to server at \"{name}\"{resolved}, port {}", host.port)
-        }
-    }
-}
-
-fn unreachable(error: &std::io::Error, address: &Address) -> Error {
-    let hint = match address {
-        Address::Tcp(_) => "Is the server running on that host and accepting TCP/IP connections?",
-        Address::Unix(_) => "Is the server running locally and accepting connections on that socket?",
-    };
-    // Without " (os error 111)".
-    let text = error.to_string();
-    let reason = text.split(" (os error").next().unwrap_or(&text);
-    Error::connection(reason).with_hint(hint)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod connection;
 pub mod conninfo;
 pub mod connstring;
+pub mod dial;
 pub mod directory;
 pub mod history;
 pub mod hosts;

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::edge::password::Password;
+use crate::edge::report::system_text;
 
 /// What a line of the file must match.
 pub struct Wanted<'a> {
@@ -30,7 +31,11 @@ pub fn look_up(path: &Path, wanted: &Wanted<'_>) -> Option<Password> {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => {
-            tracing::warn!("could not open password file \"{}\": {error}", path.display());
+            tracing::warn!(
+                "could not open password file \"{}\": {}",
+                path.display(),
+                system_text(&error)
+            );
             return None;
         }
     };
@@ -49,7 +54,11 @@ pub fn look_up(path: &Path, wanted: &Wanted<'_>) -> Option<Password> {
     }
     let mut text = Vec::new();
     if let Err(error) = file.read_to_end(&mut text) {
-        tracing::warn!("could not read password file \"{}\": {error}", path.display());
+        tracing::warn!(
+            "could not read password file \"{}\": {}",
+            path.display(),
+            system_text(&error)
+        );
         return None;
     }
     find(&text, wanted)

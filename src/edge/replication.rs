@@ -8,8 +8,9 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
-use crate::edge::connection::{Answer, Connection, Row, hung_up};
+use crate::edge::connection::{Answer, Connection, Row};
 use crate::edge::report::in_context;
+use crate::edge::wire::hung_up;
 use crate::error::{Error, Result};
 
 /// SQLSTATE duplicate_object.

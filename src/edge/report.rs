@@ -2,6 +2,8 @@
 //!
 //! Source of the fields: PostgreSQL doc protocol.sgml, "Error and Notice Message Fields".
 
+use std::io;
+
 use crate::error::Error;
 
 /// The fields of an ErrorResponse or NoticeResponse that walring uses.
@@ -68,6 +70,15 @@ pub fn log_notice(body: &[u8]) {
     }
 }
 
+/// The system's error in its own words, without the number that Rust adds.
+pub(crate) fn system_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
 /// The same error, its message preceded by what was being done.
 pub(crate) fn in_context(context: &str, error: Error) -> Error {
     let message = format!("{context}: {error}");
@@ -109,6 +120,13 @@ mod tests {
         assert_eq!(error.to_string(), "ERROR:  half a mess");
         assert_eq!(parse_error_response(b"").to_string(), ":  ");
         assert_eq!(parse_error_response(b"SE\0M\xff\0\0").to_string(), "E:  \u{fffd}");
+    }
+
+    #[test]
+    fn an_error_of_the_system_has_no_number() {
+        let error = io::Error::from_raw_os_error(32);
+        assert_eq!(system_text(&error), "Broken pipe");
+        assert_eq!(system_text(&io::Error::other("x")), "x");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Whole protocol messages over a socket.
 
+use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
 
 use bytes::BytesMut;
 use postgres_protocol::message::backend::{self, Message};
 
-use crate::edge::report;
+use crate::edge::report::{self, system_text};
 use crate::edge::socket::{Socket, Transport};
 use crate::error::{Error, Result};
 
@@ -71,19 +72,26 @@ impl Wire {
     /// Sends encoded messages.
     pub async fn send(&mut self, messages: &[u8]) -> Result<()> {
         let sent = self.socket()?.write_all(messages).await;
-        sent.map_err(|error| Error::connection(format!("could not send data to server: {error}")))
+        sent.map_err(|error| {
+            Error::connection(format!("could not send data to server: {}", system_text(&error)))
+        })
     }
 
-    /// Waits for the next message. Notices are logged here.
+    /// Waits for the next message; it is an error if the server hangs up instead.
     pub async fn receive(&mut self) -> Result<Incoming> {
+        self.receive_or_end().await?.ok_or_else(hung_up)
+    }
+
+    /// Waits for the next message; `None` if the server hangs up. Notices are logged here.
+    pub async fn receive_or_end(&mut self) -> Result<Option<Incoming>> {
         loop {
             if self.holds_whole_message()? {
                 if let Some(incoming) = self.take_message()? {
-                    return Ok(incoming);
+                    return Ok(Some(incoming));
                 }
-                continue;
+            } else if !self.read_more().await? {
+                return Ok(None);
             }
-            self.read_more().await?;
         }
     }
 
@@ -118,16 +126,16 @@ impl Wire {
         }
     }
 
-    async fn read_more(&mut self) -> Result<()> {
+    /// Reads what there is; false if the server hung up.
+    async fn read_more(&mut self) -> Result<bool> {
         let Link::Attached(socket) = &mut self.link else {
             return Err(lent_out());
         };
         self.unread.reserve(READ_SIZE);
         match socket.read_into(&mut self.unread).await {
-            Ok(0) => Err(Error::connection("server closed the connection unexpectedly").with_hint(
-                "This probably means the server terminated abnormally before or while processing the request.",
-            )),
-            Ok(_) => Ok(()),
+            Ok(count) => Ok(count > 0),
+            // What a server does that hangs up with something of ours unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(false),
             Err(error) => Err(Error::connection(format!(
                 "could not receive data from server: {error}"
             ))),
@@ -188,12 +196,19 @@ impl Wire {
     }
 }
 
+/// The server is gone where it should have gone on.
+pub(crate) fn hung_up() -> Error {
+    Error::connection("server closed the connection unexpectedly").with_hint(
+        "This probably means the server terminated abnormally before or while processing the request.",
+    )
+}
+
 fn lent_out() -> Error {
     Error::protocol("the connection is in use for streaming")
 }
 
-fn handover_failed(error: std::io::Error) -> Error {
-    Error::connection(format!("could not hand over the socket: {error}"))
+fn handover_failed(error: io::Error) -> Error {
+    Error::connection(format!("could not hand over the socket: {}", system_text(&error)))
 }
 
 #[cfg(test)]
