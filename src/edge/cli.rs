@@ -10,6 +10,7 @@ mod help;
 use self::arguments::Arguments;
 use super::directory;
 use super::logging::LogFormat;
+use super::password::PromptMode;
 use crate::core::lsn::Lsn;
 use crate::error::{Error, Result};
 use std::ffi::OsString;
@@ -101,18 +102,6 @@ pub struct ConnectionOptions {
     pub password: PromptMode,
     /// The name this program was called by: the default `application_name`, which `synchronous_standby_names` may list.
     pub program_name: String,
-}
-
-/// Whether to ask for a password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PromptMode {
-    /// Never: without a terminal an unanswered prompt would hang.
-    Never,
-    /// When the server wants one and none is known.
-    #[default]
-    WhenAsked,
-    /// Before connecting.
-    Always,
 }
 
 /// A refused command line: what to print to standard error before exiting with code 1.

@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
+use std::future::poll_fn;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::fs::FallocateFlags;
@@ -22,6 +23,9 @@ use super::buffer::Slots;
 use super::spare::{PREFIX, Prepared, Spare};
 use crate::core::lsn::{SegmentNumber, SegmentSize, Timeline};
 use crate::error::{Error, Result};
+
+/// A first segment up to this size, in bytes, is zeroed before streaming begins.
+const ZEROED_AT_START: u64 = 64 << 20;
 
 /// Where and how the files of a stream are kept.
 #[derive(Debug)]
@@ -183,6 +187,24 @@ impl Segments {
             reader: Some(reader),
         });
         Ok(Some(length))
+    }
+
+    /// Prepares the first segment before streaming begins: a receiver that is nearly caught up gets it
+    /// zeroed, as long as that takes no time worth mentioning. What fails here shows, or has passed,
+    /// when the file is needed.
+    pub async fn prepare(&mut self, slots: &mut Slots, lag: u64) {
+        let size = self.place.size.bytes();
+        if lag <= size && size <= ZEROED_AT_START {
+            poll_fn(|cx| {
+                while self.spare.poll(cx, Duration::ZERO, slots, size) {}
+                if self.spare.is_busy() {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
+            })
+            .await;
+        }
     }
 
     /// Goes on preparing the next segment; true if something has changed.

@@ -116,6 +116,11 @@ impl Spare {
         }
     }
 
+    /// Whether it is being prepared, and is not as good as it gets.
+    pub fn is_busy(&self) -> bool {
+        !matches!(self.state, State::Ready(_) | State::Idle { .. })
+    }
+
     /// Whether a write of zeros is in flight.
     pub fn is_writing(&self) -> bool {
         matches!(self.state, State::Zeroing(_, _, Some(_)))
