@@ -97,7 +97,7 @@ receive() {
     # It stops behind the message that goes beyond this position: the last of the last segment.
     receiver_command "$program" "$directory" "${options[@]}" --endpos="$(bytes_lsn $((end - 1)))"
     sync --file-system "$disk_dir"
-    run timeout 600 "$@" "${receiver[@]}" >"$receiver_log" 2>&1 || receiver_failed "$program $mode failed"
+    run 600 "$@" "${receiver[@]}" >"$receiver_log" 2>&1 || receiver_failed "$program $mode failed"
     rm "$directory/${previous_segment##*/}"
     require_right_segments "$program $mode" "$directory" "$first_lsn" "$end_lsn"
     rm -rf "$directory"

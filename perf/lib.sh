@@ -77,28 +77,43 @@ cleanup() {
     local status=$?
     trap - EXIT INT TERM
     set +e
-    stop_now "$child_pid" TERM
-    stop_now "$receiver_pid" KILL
+    child_stop
+    receiver_kill
     primary_stop
     remove_cluster_setting
     rm -rf -- "${temporary[@]}"
     exit "$status"
 }
 
-# stop_now PID SIGNAL
-stop_now() {
-    [[ -n $1 ]] || return 0
-    kill -s "$2" "$1" && wait "$1"
-} 2>/dev/null
-
-# run COMMAND...: in the foreground for the script, and yet a signal to the script ends both at once.
+# run SECONDS COMMAND...: in the foreground for the script, and yet a signal to the script ends both at once.
+# The command is given up after SECONDS.
 run() {
     local status=0
-    "$@" &
+    timeout --kill-after=10 "$@" &
     child_pid=$!
     wait "$child_pid" || status=$?
-    child_pid=''
+    child_stop
     return "$status"
+}
+
+# Ends what `run` started, if it has not ended. `timeout` leads a process group of its own and passes SIGTERM
+# on; what does not heed it is killed.
+child_stop() {
+    [[ -n $child_pid ]] || return 0
+    kill -s TERM "$child_pid" 2>/dev/null || true
+    has_ended "$child_pid" || true
+    kill -s KILL -- "-$child_pid" 2>/dev/null || true
+    child_pid=''
+}
+
+# has_ended PID: within 10 seconds.
+has_ended() {
+    local attempt
+    for ((attempt = 0; attempt < 100; attempt++)); do
+        kill -0 "$1" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    return 1
 }
 
 # The newest PostgreSQL of the distribution, or the one $PG_BIN names.
@@ -234,7 +249,7 @@ query() {
 load() {
     local seconds=$1
     shift
-    run timeout $((seconds + 60)) "$pg_bin/pgbench" --no-vacuum "$@" >"$scratch/pgbench.log" 2>&1 ||
+    run $((seconds + 60)) "$pg_bin/pgbench" --no-vacuum "$@" >"$scratch/pgbench.log" 2>&1 ||
         receiver_failed "pgbench failed or its commits hung: $(tail -n 5 "$scratch/pgbench.log")"
 }
 
@@ -295,13 +310,9 @@ receiver_flushed() {
 
 # receiver_stop: asks it to stop; its exit code must be 0, and within 10 seconds.
 receiver_stop() {
-    local pid=$receiver_pid status=0 attempt
+    local pid=$receiver_pid status=0
     receiver_signal
-    for ((attempt = 0; attempt < 100; attempt++)); do
-        kill -0 "$pid" 2>/dev/null || break
-        sleep 0.1
-    done
-    kill -0 "$pid" 2>/dev/null && receiver_failed 'the receiver does not stop'
+    has_ended "$pid" || receiver_failed 'the receiver does not stop'
     receiver_pid=''
     wait "$pid" || status=$?
     ((status == 0)) || receiver_failed "the receiver ended with exit code $status"
@@ -313,6 +324,13 @@ receiver_signal() {
     [[ ${receiver[0]##*/} == pg_receivewal ]] && signal=INT
     kill -s "$signal" "$receiver_pid" 2>/dev/null || true
 }
+
+receiver_kill() {
+    [[ -n $receiver_pid ]] || return 0
+    kill -s KILL "$receiver_pid"
+    wait "$receiver_pid"
+    receiver_pid=''
+} 2>/dev/null
 
 # CPU time of the receiver so far, user and system, all its threads, in microseconds.
 receiver_cpu_us() {

@@ -118,12 +118,12 @@ exec '$WALRING' "\$@"
 EOT
     chmod +x "$spoiler"
     because='NOT every segment is right' WALRING=$spoiler \
-        expect fails 'the demo, one byte spoilt' "$perf_dir/demo.sh"
+        expect fails 'the demo, one byte spoilt' run 300 "$perf_dir/demo.sh"
 }
 
 benchmarks_run() {
-    expect passes 'catchup.sh' "$perf_dir/catchup.sh" --rounds 1 --size-mib 32
-    expect passes 'commit.sh' "$perf_dir/commit.sh" --rounds 1 --seconds 1 --clients 2
+    expect passes 'catchup.sh' run 300 "$perf_dir/catchup.sh" --rounds 1 --size-mib 32
+    expect passes 'commit.sh' run 300 "$perf_dir/commit.sh" --rounds 1 --seconds 1 --clients 2
 }
 
 main "$@"
