@@ -204,7 +204,8 @@ impl Receiver {
             .zip(self.timers.last_status)
             .map(|(every, at)| at + every);
         let quiet = (!self.demand.covers(self.progress.received())).then(|| self.timers.last_arrival + QUIET);
-        let silence = self.config.receive_timeout.filter(|_| self.armed).map(|timeout| {
+        let listens = self.armed && self.ending.is_none();
+        let silence = self.config.receive_timeout.filter(|_| listens).map(|timeout| {
             let wait = if self.timers.pinged { timeout } else { timeout / 2 };
             self.timers.heard + wait
         });
