@@ -228,7 +228,7 @@ impl Framer {
                 Ok(Some(Frame::WalHead(head)))
             }
             // 's' is the primary's status of PostgreSQL 19, sent on request only: harmless.
-            Some(b'k' | b's') => self.begin_body(slot, b'd', length),
+            Some(b'k' | b's') if length > 4 => self.begin_body(slot, b'd', length),
             other => {
                 let kind = other.map_or("nothing".into(), |&tag| shown(tag));
                 Err(Error::protocol(format!(
