@@ -146,10 +146,8 @@ fn wal_the_server_has_removed_is_an_error_in_its_words() {
         .config("min_wal_size = 2MB")
         .start();
     let archive = Archive::new();
-    server.switch_wal();
-    let old = server.switch_wal();
     let receiver = walring(&server, &archive, &["--synchronous"]);
-    server.wait_flushed(old);
+    server.wait_flushed(server.write_wal(10));
     receiver.stop();
     let kept = archive.names();
     until("the server removes WAL", || {

@@ -54,8 +54,9 @@ fn a_partial_segment_is_continued_under_its_name() {
 
 #[test]
 fn a_partial_of_a_wrong_size_is_continued_without_repair() {
+    let server = Server::start();
     for size in [0, 100, 8192, 300_001, (1 << 20) - 1, (1 << 20) + 5, 3 << 20] {
-        let (server, archive) = (Server::start(), Archive::new());
+        let archive = Archive::new();
         receive_until(&server, &archive, server.write_wal(100));
         let partial = archive.partials().remove(0);
         let file = std::fs::File::options()

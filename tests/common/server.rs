@@ -483,7 +483,8 @@ fn open_to_server_user(path: &Path) {
     std::fs::set_permissions(path, mode).expect("open a directory");
 }
 
-fn give_to_server_user(path: &Path) {
+/// Lets the servers write a file that a test has made.
+pub fn give_to_server_user(path: &Path) {
     if let Some((uid, gid)) = server_user() {
         std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("give a file away");
     }
