@@ -89,7 +89,9 @@ fn a_switch_point_on_a_segment_boundary_is_crossed() {
     wait_for_streaming(&server);
     let boundary = server.switch_wal();
     let last = Lsn(boundary.0 - 1).segment_name(1, server.segment_bytes());
-    until("the segment is finished", || archive.segments().contains(&last).then_some(()));
+    until("the segment is finished", || {
+        archive.segments().contains(&last).then_some(())
+    });
     server.stop_immediate();
     receiver.stop();
     server.restart_as_standby();

@@ -10,6 +10,7 @@ pub mod postgres;
 pub mod process;
 pub mod program;
 pub mod receiver;
+pub mod relay;
 pub mod server;
 pub mod wait;
 
