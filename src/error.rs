@@ -25,6 +25,8 @@ enum Kind {
     Directory,
     /// A read, write, sync, create or rename in the target directory failed.
     Disk,
+    /// A write or sync failed in a way after which the file cannot be trusted.
+    DiskBroken,
     /// This machine or this server lacks what walring needs.
     Unsupported,
 }
@@ -61,6 +63,11 @@ impl Error {
     /// An operation in the target directory failed.
     pub fn disk(message: impl Into<String>) -> Error {
         Error::new(Kind::Disk, message)
+    }
+
+    /// A write or sync in the target directory failed: what the file holds is not known any more.
+    pub fn disk_broken(message: impl Into<String>) -> Error {
+        Error::new(Kind::DiskBroken, message)
     }
 
     /// This machine or this server lacks what walring needs.

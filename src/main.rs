@@ -1,2 +1,77 @@
-//! The `walring` program.
-fn main() {}
+//! The `walring` program; everything it does is in the library.
+
+use std::future::Future;
+use std::io;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use walring::edge::cli::{self, Command};
+use walring::edge::{logging, receive};
+use walring::error::{Error, Result};
+use walring::ring::setup;
+use walring::ring::stop::Stop;
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(refusal) => return refusal.report(),
+    };
+    let (program, log) = match &command {
+        Command::Print(text) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Command::Receive(options) => (&options.connection.program_name, options.log),
+        Command::CreateSlot(options) | Command::DropSlot(options) => {
+            (&options.connection.program_name, options.log)
+        }
+    };
+    logging::init(program, log.format, log.verbose);
+    match run(&command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            logging::report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Receive(options) => {
+            let runtime = setup::start()?;
+            runtime.block_on(async {
+                let stop = Stop::default();
+                stop_on_signals(&stop)?;
+                receive::receive(options, stop).await
+            })
+        }
+        Command::CreateSlot(options) => block_on(receive::create_slot(options)),
+        Command::DropSlot(options) => block_on(receive::drop_slot(options)),
+        Command::Print(_) => Ok(()),
+    }
+}
+
+/// Runs what needs no ring.
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| system_error(&error))?.block_on(work)
+}
+
+/// SIGINT and SIGTERM ask for the end; what was received becomes durable first.
+fn stop_on_signals(stop: &Stop) -> Result<()> {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let mut signals = signal(kind).map_err(|error| system_error(&error))?;
+        let stop = stop.clone();
+        tokio_uring::spawn(async move {
+            while signals.recv().await.is_some() {
+                stop.request();
+            }
+        });
+    }
+    Ok(())
+}
+
+fn system_error(error: &io::Error) -> Error {
+    Error::unsupported(format!("could not set up the event loop: {error}"))
+}

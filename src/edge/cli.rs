@@ -1,1 +1,768 @@
 //! The command line.
+//!
+//! `walring receive` takes what pg_receivewal takes, and under the name pg_receivewal the whole command line is that of
+//! `receive`: options, defaults, the order of checks and the words of refusals are pg_receivewal's, as scripts know them.
+//! clap splits the arguments; everything a user reads is written here.
+
+mod arguments;
+mod help;
+
+use self::arguments::Arguments;
+use super::directory;
+use super::logging::LogFormat;
+use super::password::PromptMode;
+use crate::core::lsn::Lsn;
+use crate::error::{Error, Result};
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Receive WAL.
+    Receive(ReceiveOptions),
+    /// Create a replication slot and exit.
+    CreateSlot(SlotOptions),
+    /// Drop a replication slot and exit.
+    DropSlot(SlotOptions),
+    /// Print this to standard output and exit.
+    Print(String),
+}
+
+/// How to receive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiveOptions {
+    /// An existing directory for the segment files.
+    pub directory: PathBuf,
+    /// Exit once WAL beyond this position is received.
+    pub endpos: Option<Lsn>,
+    /// Where to start if the directory holds no segment, not yet rounded to a segment.
+    pub start_lsn: Option<Lsn>,
+    /// Exit when the connection is lost.
+    pub no_loop: bool,
+    /// The longest time between two status messages; `None`: only when there is something to tell.
+    pub status_interval: Option<Duration>,
+    /// How long the server may be silent although pinged; `None`: for ever.
+    pub receive_timeout: Option<Duration>,
+    /// The replication slot to stream from.
+    pub slot: Option<String>,
+    /// Make WAL durable as soon as it arrives.
+    pub synchronous: bool,
+    /// Do not make files durable at all.
+    pub no_sync: bool,
+    /// Write through the page cache, not O_DIRECT.
+    pub buffered: bool,
+    /// Print a latency histogram at exit.
+    pub latency_report: bool,
+    /// How much and how to log.
+    pub log: LogOptions,
+    /// How to connect.
+    pub connection: ConnectionOptions,
+}
+
+/// Which replication slot to create or drop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotOptions {
+    /// Its name.
+    pub slot: String,
+    /// A slot that exists already is no error when it is to be created.
+    pub if_not_exists: bool,
+    /// How much and how to log.
+    pub log: LogOptions,
+    /// How to connect.
+    pub connection: ConnectionOptions,
+}
+
+/// How much and how to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Log each step, not only what needs attention.
+    pub verbose: bool,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+/// What the command line says about the connection. Each option overrides the same keyword of `dbname`, as with
+/// pg_receivewal (its documentation claims the reverse).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionOptions {
+    /// A connection string: keywords and values, or a URI.
+    pub dbname: Option<String>,
+    /// Host name or socket directory.
+    pub host: Option<String>,
+    /// Port, not validated here.
+    pub port: Option<String>,
+    /// User name.
+    pub username: Option<String>,
+    /// Whether to ask for a password.
+    pub password: PromptMode,
+    /// The name this program was called by: the default `application_name`, which `synchronous_standby_names` may list.
+    pub program_name: String,
+}
+
+/// A refused command line: what to print to standard error before exiting with code 1.
+#[derive(Debug)]
+pub struct Exit {
+    lines: String,
+}
+
+impl Exit {
+    fn new(program: &str, error: &Error) -> Exit {
+        let mut lines = format!("{program}: error: {error}");
+        if let Some(hint) = error.hint() {
+            lines += &format!("\n{program}: hint: {hint}");
+        }
+        Exit { lines }
+    }
+
+    /// Prints the refusal; with the code returned the process is to exit.
+    pub fn report(&self) -> ExitCode {
+        // There is nobody to tell that standard error is gone.
+        let _ = writeln!(io::stderr(), "{self}");
+        ExitCode::FAILURE
+    }
+}
+
+/// The lines, the last one without its end.
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines)
+    }
+}
+
+/// Reads the command line: the program's name, then its arguments.
+pub fn parse(mut args: impl Iterator<Item = OsString>) -> std::result::Result<Command, Exit> {
+    let name = args.next().unwrap_or_default();
+    let name = Path::new(&name).file_name().unwrap_or("walring".as_ref());
+    let program = name.to_string_lossy().into_owned();
+    let args: Vec<OsString> = args.collect();
+    let command = if program == "pg_receivewal" {
+        receive(&Invocation::new(&program, &program), &args)
+    } else {
+        dispatch(&program, &args)
+    };
+    command.map_err(|error| Exit::new(&program, &error))
+}
+
+/// Finds the command of a command line that begins with one.
+fn dispatch(program: &str, args: &[OsString]) -> Result<Command> {
+    let top = Invocation::new(program, program);
+    let Some(first) = args.first() else {
+        return Err(top.misuse("no command specified"));
+    };
+    match first.to_str() {
+        Some("receive") => receive(
+            &Invocation::new(program, &format!("{program} receive")),
+            &args[1..],
+        ),
+        Some("-?" | "--help" | "help") => Ok(Command::Print(help::PROGRAM.replace("{name}", program))),
+        Some("-V" | "--version") => Ok(Command::Print(version(program))),
+        _ => Err(top.misuse(format!("unrecognized command \"{}\"", first.display()))),
+    }
+}
+
+/// Under the name of another program the version line says whose version it is.
+fn version(program: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match program {
+        "pg_receivewal" => format!("pg_receivewal (walring) {version}\n"),
+        _ => format!("walring {version}\n"),
+    }
+}
+
+/// How this program was called.
+struct Invocation {
+    program: String,
+    /// The program, and the command if one was named: what `--help` is asked from.
+    command: String,
+}
+
+impl Invocation {
+    fn new(program: &str, command: &str) -> Invocation {
+        Invocation {
+            program: program.to_owned(),
+            command: command.to_owned(),
+        }
+    }
+
+    /// A refusal that points to the help.
+    fn misuse(&self, message: impl Into<String>) -> Error {
+        let hint = format!("Try \"{} --help\" for more information.", self.command);
+        Error::usage(message).with_hint(hint)
+    }
+}
+
+/// Reads the arguments of `receive`, checking them in pg_receivewal's order.
+fn receive(called: &Invocation, args: &[OsString]) -> Result<Command> {
+    // As the first argument, these two win over whatever follows, be it wrong.
+    let first = args.first().and_then(|arg| arg.to_str());
+    let help_first = matches!(first, Some("-?" | "--help"));
+    let version_first = matches!(first, Some("-V" | "--version"));
+    if let Some(print) = print(called, help_first, version_first) {
+        return Ok(print);
+    }
+    let arguments = Arguments::split(args).map_err(|message| called.misuse(message))?;
+    if let Some(print) = print(called, arguments.help, arguments.version) {
+        return Ok(print);
+    }
+    let values = Values::of(&arguments)?;
+    check_combinations(called, &arguments)?;
+    check_compression(&arguments.compress)?;
+    match &arguments.directory {
+        Some(path) if !arguments.is_slot_action() => {
+            std::fs::read_dir(path).map_err(|error| directory::cannot_open(path.as_ref(), error))?;
+        }
+        _ => {}
+    }
+    Ok(command(arguments, values, called))
+}
+
+fn print(called: &Invocation, help: bool, version_line: bool) -> Option<Command> {
+    match (help, version_line) {
+        (true, _) => Some(Command::Print(help::RECEIVE.replace("{name}", &called.command))),
+        (_, true) => Some(Command::Print(version(&called.program))),
+        _ => None,
+    }
+}
+
+/// The values that need parsing.
+struct Values {
+    endpos: Option<Lsn>,
+    start_lsn: Option<Lsn>,
+    status_interval: Option<Duration>,
+    receive_timeout: Option<Duration>,
+    log_format: LogFormat,
+}
+
+impl Values {
+    fn of(arguments: &Arguments) -> Result<Values> {
+        let endpos = position("end", arguments.endpos.as_deref())?;
+        Ok(Values {
+            endpos: endpos.filter(|&lsn| lsn != Lsn::INVALID),
+            start_lsn: position("start", arguments.start_lsn.as_deref())?,
+            status_interval: seconds("-s/--status-interval", &arguments.status_interval)?,
+            receive_timeout: seconds("--receive-timeout", &arguments.receive_timeout)?,
+            log_format: arguments.log_format.parse().map_err(|()| {
+                let value = &arguments.log_format;
+                Error::usage(format!("invalid value \"{value}\" for option --log-format"))
+                    .with_hint("Valid values are \"text\" and \"json\".")
+            })?,
+        })
+    }
+}
+
+fn position(which: &str, text: Option<&str>) -> Result<Option<Lsn>> {
+    text.map(str::parse).transpose().map_err(|_| {
+        let text = text.unwrap_or_default();
+        Error::usage(format!("could not parse {which} position \"{text}\""))
+    })
+}
+
+/// Whole seconds, zero for never. The limit is pg_receivewal's: as milliseconds they fit its `int`.
+fn seconds(option: &str, text: &str) -> Result<Option<Duration>> {
+    const MOST: u64 = i32::MAX as u64 / 1000;
+    let digits = text.trim();
+    let digits = digits.strip_prefix(['+', '-']).unwrap_or(digits);
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Error::usage(format!(
+            "invalid value \"{text}\" for option {option}"
+        )));
+    }
+    match text.trim().parse::<u64>() {
+        Ok(0) => Ok(None),
+        Ok(seconds) if seconds <= MOST => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(Error::usage(format!("{option} must be in range 0..{MOST}"))),
+    }
+}
+
+fn check_combinations(called: &Invocation, arguments: &Arguments) -> Result<()> {
+    if let Some(first) = arguments.extra.first() {
+        let first = first.display();
+        return Err(called.misuse(format!("too many command-line arguments (first is \"{first}\")")));
+    }
+    if arguments.create_slot && arguments.drop_slot {
+        return Err(called.misuse("cannot use --create-slot together with --drop-slot"));
+    }
+    if arguments.is_slot_action() && arguments.slot.is_none() {
+        let action = if arguments.create_slot {
+            "--create-slot"
+        } else {
+            "--drop-slot"
+        };
+        return Err(called.misuse(format!("{action} needs a slot to be specified using --slot")));
+    }
+    if arguments.synchronous && arguments.no_sync {
+        return Err(called.misuse("cannot use --synchronous together with --no-sync"));
+    }
+    if arguments.directory.is_none() && !arguments.is_slot_action() {
+        return Err(called.misuse("no target directory specified"));
+    }
+    Ok(())
+}
+
+/// Accepts what means no compression. A bare number is a gzip level, and level 0 is none.
+fn check_compression(specification: &str) -> Result<()> {
+    let (method, detail) = match (specification.parse::<i32>(), specification.split_once(':')) {
+        (Ok(0), _) => ("none", None),
+        (Ok(_), _) => ("gzip", None),
+        (Err(_), Some((method, detail))) => (method, Some(detail)),
+        (Err(_), None) => (specification, None),
+    };
+    let message = match (method, detail) {
+        ("none" | "", None) => return Ok(()),
+        ("none", Some(_)) => "invalid compression specification: \
+            compression algorithm \"none\" does not accept a compression level"
+            .to_owned(),
+        ("gzip" | "lz4" | "zstd", _) => format!("compression with {method} is not supported yet"),
+        _ => format!("unrecognized compression algorithm: \"{method}\""),
+    };
+    Err(Error::usage(message))
+}
+
+/// What the arguments ask for, now that they are found to be good.
+fn command(arguments: Arguments, values: Values, called: &Invocation) -> Command {
+    let connection = connection(&arguments, called);
+    let log = LogOptions {
+        verbose: arguments.verbose > 0,
+        format: values.log_format,
+    };
+    if arguments.is_slot_action() {
+        let slot = arguments.slot.unwrap_or_default();
+        let options = SlotOptions {
+            slot,
+            if_not_exists: arguments.if_not_exists,
+            log,
+            connection,
+        };
+        return match arguments.create_slot {
+            true => Command::CreateSlot(options),
+            false => Command::DropSlot(options),
+        };
+    }
+    Command::Receive(ReceiveOptions {
+        directory: arguments.directory.unwrap_or_default().into(),
+        endpos: values.endpos,
+        start_lsn: values.start_lsn,
+        no_loop: arguments.no_loop,
+        status_interval: values.status_interval,
+        receive_timeout: values.receive_timeout,
+        slot: arguments.slot,
+        synchronous: arguments.synchronous,
+        no_sync: arguments.no_sync,
+        buffered: arguments.buffered,
+        latency_report: arguments.latency_report,
+        log,
+        connection,
+    })
+}
+
+fn connection(arguments: &Arguments, called: &Invocation) -> ConnectionOptions {
+    ConnectionOptions {
+        dbname: arguments.dbname.clone(),
+        host: arguments.host.clone(),
+        port: arguments.port.clone(),
+        username: arguments.username.clone(),
+        password: match (arguments.no_password, arguments.password) {
+            (true, _) => PromptMode::Never,
+            (_, true) => PromptMode::Always,
+            _ => PromptMode::WhenAsked,
+        },
+        program_name: called.program.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &[&str]) -> std::result::Result<Command, Exit> {
+        parse(line.iter().map(OsString::from))
+    }
+
+    /// What is printed for `args`, under the name pg_receivewal.
+    fn refusal(args: &[&str]) -> String {
+        parsed(&[&["/usr/bin/pg_receivewal"], args].concat())
+            .unwrap_err()
+            .to_string()
+    }
+
+    fn received(args: &[&str]) -> ReceiveOptions {
+        let line = [&["pg_receivewal", "-D", "/"], args].concat();
+        match parsed(&line) {
+            Ok(Command::Receive(options)) => options,
+            other => panic!("{args:?}: {other:?}"),
+        }
+    }
+
+    fn printed(line: &[&str]) -> String {
+        match parsed(line) {
+            Ok(Command::Print(text)) => text,
+            other => panic!("{line:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_pg_receivewal() {
+        let expected = ReceiveOptions {
+            directory: "/".into(),
+            endpos: None,
+            start_lsn: None,
+            no_loop: false,
+            status_interval: Some(Duration::from_secs(10)),
+            receive_timeout: Some(Duration::from_secs(60)),
+            slot: None,
+            synchronous: false,
+            no_sync: false,
+            buffered: false,
+            latency_report: false,
+            log: LogOptions {
+                verbose: false,
+                format: LogFormat::Text,
+            },
+            connection: ConnectionOptions {
+                dbname: None,
+                host: None,
+                port: None,
+                username: None,
+                password: PromptMode::WhenAsked,
+                program_name: "pg_receivewal".to_owned(),
+            },
+        };
+        assert_eq!(received(&[]), expected);
+    }
+
+    #[test]
+    fn long_options_set_what_they_say() {
+        let options = received(&[
+            "--endpos=1/A",
+            "--no-loop",
+            "--status-interval=3",
+            "--slot=s",
+            "--verbose",
+            "--dbname=d",
+            "--host=h",
+            "--port=p",
+            "--username=u",
+            "--no-password",
+            "--compress=none",
+            "--synchronous",
+            "--start-lsn=0/5",
+            "--receive-timeout=0",
+            "--log-format=json",
+            "--buffered",
+            "--latency-report",
+            "--if-not-exists",
+        ]);
+        assert_eq!(
+            (options.endpos, options.start_lsn),
+            (Some(Lsn(0x1_0000_000A)), Some(Lsn(5)))
+        );
+        assert!(options.no_loop && options.synchronous && options.buffered && options.latency_report);
+        assert_eq!(
+            (options.status_interval, options.receive_timeout),
+            (Some(Duration::from_secs(3)), None)
+        );
+        assert_eq!(options.slot.as_deref(), Some("s"));
+        assert_eq!(
+            options.log,
+            LogOptions {
+                verbose: true,
+                format: LogFormat::Json
+            }
+        );
+        let connection = options.connection;
+        let texts = [
+            connection.dbname,
+            connection.host,
+            connection.port,
+            connection.username,
+        ];
+        assert_eq!(texts.map(Option::unwrap), ["d", "h", "p", "u"]);
+        assert_eq!(connection.password, PromptMode::Never);
+        assert!(received(&["--no-sync"]).no_sync);
+    }
+
+    #[test]
+    fn short_options_cluster_and_the_last_of_two_wins() {
+        let options = received(&[
+            "-nvvWE0/5",
+            "-s0",
+            "-S",
+            "a",
+            "-Sb",
+            "-dd",
+            "-h",
+            "h",
+            "-pp",
+            "-U",
+            "u",
+            "-Z0",
+        ]);
+        assert!(options.no_loop && options.log.verbose);
+        assert_eq!((options.endpos, options.status_interval), (Some(Lsn(5)), None));
+        assert_eq!(options.slot.as_deref(), Some("b"));
+        assert_eq!(options.connection.host.as_deref(), Some("h"));
+        assert_eq!(options.connection.password, PromptMode::Always);
+        assert_eq!(received(&["-W", "-w"]).connection.password, PromptMode::Never);
+        assert_eq!(received(&["-w", "-W"]).connection.password, PromptMode::Always);
+    }
+
+    #[test]
+    fn long_options_can_be_abbreviated_and_values_begin_with_a_dash() {
+        let options = received(&["--sy", "--st", "4", "--sl=-x", "--dbn", "--host", "--dir", "/tmp"]);
+        assert_eq!(options.status_interval, Some(Duration::from_secs(4)));
+        assert_eq!((options.slot.as_deref(), options.synchronous), (Some("-x"), true));
+        assert_eq!(options.connection.dbname.as_deref(), Some("--host"));
+        assert_eq!(options.directory, PathBuf::from("/tmp"));
+    }
+
+    #[test]
+    fn an_end_position_of_zero_is_none() {
+        assert_eq!(received(&["-E", "0/0"]).endpos, None);
+    }
+
+    #[test]
+    fn slot_actions_need_a_slot_but_no_directory() {
+        let line = [
+            "walring",
+            "receive",
+            "--create-slot",
+            "--if-not-exists",
+            "-S",
+            "s",
+            "-v",
+        ];
+        let Ok(Command::CreateSlot(options)) = parsed(&line) else {
+            panic!()
+        };
+        assert_eq!(
+            (options.slot.as_str(), options.if_not_exists, options.log.verbose),
+            ("s", true, true)
+        );
+        let line = ["pg_receivewal", "--drop-slot", "--slot=s", "-D", "/nowhere"];
+        let Ok(Command::DropSlot(options)) = parsed(&line) else {
+            panic!()
+        };
+        assert_eq!((options.slot.as_str(), options.if_not_exists), ("s", false));
+    }
+
+    #[test]
+    fn misuse_is_refused_in_the_words_of_pg_receivewal_with_a_hint() {
+        let cases: [(&[&str], &str); 16] = [
+            (&[], "no target directory specified"),
+            (
+                &["-D", "/", "a", "b"],
+                "too many command-line arguments (first is \"a\")",
+            ),
+            (
+                &["--create-slot", "--drop-slot"],
+                "cannot use --create-slot together with --drop-slot",
+            ),
+            (
+                &["--create-slot"],
+                "--create-slot needs a slot to be specified using --slot",
+            ),
+            (
+                &["--drop-slot"],
+                "--drop-slot needs a slot to be specified using --slot",
+            ),
+            (
+                &["--synchronous", "--no-sync"],
+                "cannot use --synchronous together with --no-sync",
+            ),
+            (&["--foo"], "unrecognized option '--foo'"),
+            (&["--foo=bar"], "unrecognized option '--foo'"),
+            (&["-x"], "invalid option -- 'x'"),
+            (&["-nx"], "invalid option -- 'x'"),
+            (&["-D"], "option '--directory' requires an argument"),
+            (&["--slot"], "option '--slot' requires an argument"),
+            (&["--verbose=1"], "option '--verbose' doesn't allow an argument"),
+            (
+                &["--ver"],
+                "option '--ver' is ambiguous; possibilities: '--verbose' '--version'",
+            ),
+            (
+                &["--h"],
+                "option '--h' is ambiguous; possibilities: '--help' '--host'",
+            ),
+            (
+                &["-D", "/", "-"],
+                "too many command-line arguments (first is \"-\")",
+            ),
+        ];
+        for (args, message) in cases {
+            let hint = "pg_receivewal: hint: Try \"pg_receivewal --help\" for more information.";
+            assert_eq!(
+                refusal(args),
+                format!("pg_receivewal: error: {message}\n{hint}"),
+                "{args:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused_in_the_words_of_pg_receivewal_without_a_hint() {
+        let range = "must be in range 0..2147483";
+        let cases: [(&[&str], &str); 11] = [
+            (
+                &["-s", "abc"],
+                "invalid value \"abc\" for option -s/--status-interval",
+            ),
+            (&["-s", ""], "invalid value \"\" for option -s/--status-interval"),
+            (&["-s", "-1"], &format!("-s/--status-interval {range}")),
+            (&["-s", "2147484"], &format!("-s/--status-interval {range}")),
+            (
+                &["-s", "99999999999999999999"],
+                &format!("-s/--status-interval {range}"),
+            ),
+            (
+                &["--receive-timeout", "1s"],
+                "invalid value \"1s\" for option --receive-timeout",
+            ),
+            (
+                &["-E", "123456789/0"],
+                "could not parse end position \"123456789/0\"",
+            ),
+            (&["-E", "1/2/3"], "could not parse end position \"1/2/3\""),
+            (&["--start-lsn", "1"], "could not parse start position \"1\""),
+            (
+                &["-D", "/nowhere"],
+                "could not open directory \"/nowhere\": No such file or directory",
+            ),
+            (
+                &["-D", ""],
+                "could not open directory \"\": No such file or directory",
+            ),
+        ];
+        for (args, message) in cases {
+            assert_eq!(
+                refusal(args),
+                format!("pg_receivewal: error: {message}"),
+                "{args:?}"
+            );
+        }
+        assert!(refusal(&["--log-format=xml"]).contains("invalid value \"xml\" for option --log-format\n"));
+    }
+
+    #[test]
+    fn only_no_compression_is_accepted_and_others_are_named() {
+        for none in ["none", "0", "00", ""] {
+            received(&["-Z", none]);
+        }
+        let cases = [
+            (
+                "none:1",
+                "invalid compression specification: compression algorithm \"none\" does not accept a compression level",
+            ),
+            ("foo", "unrecognized compression algorithm: \"foo\""),
+            ("foo:1", "unrecognized compression algorithm: \"foo\""),
+            ("NONE", "unrecognized compression algorithm: \"NONE\""),
+            (":1", "unrecognized compression algorithm: \"\""),
+            ("gzip", "compression with gzip is not supported yet"),
+            ("5", "compression with gzip is not supported yet"),
+            ("lz4:3", "compression with lz4 is not supported yet"),
+            ("zstd:level=3", "compression with zstd is not supported yet"),
+        ];
+        for (specification, message) in cases {
+            let line = refusal(&["-D", "/", "--compress", specification]);
+            assert_eq!(line, format!("pg_receivewal: error: {message}"));
+        }
+    }
+
+    #[test]
+    fn checks_come_in_the_order_of_pg_receivewal() {
+        let mut args = vec![
+            "-D",
+            "/nowhere",
+            "-Z",
+            "foo",
+            "--synchronous",
+            "--no-sync",
+            "--create-slot",
+            "--drop-slot",
+            "extra",
+            "-s",
+            "x",
+        ];
+        let expected = [
+            (2, "invalid value \"x\""),
+            (1, "too many command-line arguments"),
+            (1, "cannot use --create-slot together"),
+            (1, "--create-slot needs a slot"),
+            (2, "cannot use --synchronous"),
+            (2, "unrecognized compression algorithm"),
+            (2, "could not open directory"),
+            (0, "no target directory"),
+        ];
+        for (take, message) in expected {
+            // What was complained about goes, and the next check speaks.
+            assert!(refusal(&args).contains(message), "{args:?}: {}", refusal(&args));
+            args.truncate(args.len() - take);
+        }
+    }
+
+    #[test]
+    fn under_its_own_name_the_program_wants_a_command_and_hints_at_its_help() {
+        let refusal = |line: &[&str]| parsed(line).unwrap_err().to_string();
+        let hint = "walring: hint: Try \"walring --help\" for more information.";
+        assert_eq!(
+            refusal(&["walring"]),
+            format!("walring: error: no command specified\n{hint}")
+        );
+        assert_eq!(
+            refusal(&[]),
+            format!("walring: error: no command specified\n{hint}")
+        );
+        assert_eq!(
+            refusal(&["/bin/walring", "-D"]),
+            format!("walring: error: unrecognized command \"-D\"\n{hint}")
+        );
+        assert_eq!(
+            refusal(&["walring", "receive"]),
+            "walring: error: no target directory specified\n\
+             walring: hint: Try \"walring receive --help\" for more information."
+        );
+    }
+
+    #[test]
+    fn the_version_is_told_under_either_name() {
+        for flag in ["-V", "--version"] {
+            assert_eq!(printed(&["walring", flag]), "walring 0.1.0\n");
+            assert_eq!(
+                printed(&["walring", "receive", flag, "--nonsense"]),
+                "walring 0.1.0\n"
+            );
+            assert_eq!(
+                printed(&["/x/pg_receivewal", flag]),
+                "pg_receivewal (walring) 0.1.0\n"
+            );
+            assert_eq!(
+                printed(&["pg_receivewal", "-n", flag]),
+                "pg_receivewal (walring) 0.1.0\n"
+            );
+        }
+    }
+
+    #[test]
+    fn help_names_the_caller_and_every_option_within_95_columns() {
+        for flag in ["-?", "--help"] {
+            let texts = [
+                printed(&["walring", flag]),
+                printed(&["walring", "receive", flag]),
+                printed(&["pg_receivewal", flag, "--nonsense"]),
+            ];
+            for (text, name) in texts.iter().zip(["walring", "walring receive", "pg_receivewal"]) {
+                assert!(text.starts_with(&format!("{name} receives PostgreSQL")));
+                assert!(text.contains(&format!("Usage:\n  {name} ")) && !text.contains('{'));
+                assert!(text.lines().all(|line| line.len() <= 95), "{text}");
+            }
+            for option in Arguments::options() {
+                assert!(texts[1].contains(&option), "{option}");
+            }
+        }
+    }
+}

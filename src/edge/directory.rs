@@ -1,1 +1,542 @@
 //! The target directory: what lies in it, and the lock on it.
+//!
+//! The directory is opened once and everything in it is reached from that descriptor, so what was locked is what is
+//! written to, even if somebody renames the path meanwhile. The lock is a `flock` on the directory itself: it leaves no
+//! file behind, and the kernel drops it with the process, however that ends.
+
+use crate::core::lsn::SegmentSize;
+use crate::core::start::{Encoding, SegmentFile, Stage};
+use crate::error::{Error, Result};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Statx, StatxFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// The alignment for direct I/O where the kernel tells none, and the least that is used where it does: smaller blocks
+/// are allowed by many disks and slow on most of them.
+const LEAST_ALIGNMENT: u32 = 4096;
+
+/// Dot-prefixed, as no tool takes such a name for WAL.
+const PROBE_NAME: &str = ".walring-probe";
+
+/// A directory of segment files, locked for this process.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    fd: OwnedFd,
+    file_mode: Mode,
+}
+
+impl Directory {
+    /// Opens and locks the directory. A second receiver is refused: both would write the same partial file.
+    pub fn open(path: &Path) -> Result<Directory> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd =
+            rustix::fs::open(path, flags, Mode::empty()).map_err(|error| cannot_open(path, error.into()))?;
+        lock(path, &fd)?;
+        Ok(Directory {
+            path: path.to_owned(),
+            fd,
+            file_mode: Mode::RUSR | Mode::WUSR,
+        })
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The permissions for new files: 0600, or 0640 after [`Directory::allow_group_access`].
+    pub fn file_mode(&self) -> Mode {
+        self.file_mode
+    }
+
+    /// Lets the group read new files, as it may read the server's data directory. Sets the process's umask, as all
+    /// PostgreSQL tools do here, or the caller's could take that permission away again.
+    pub fn allow_group_access(&mut self) {
+        self.file_mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
+        rustix::process::umask(Mode::WGRP | Mode::RWXO);
+    }
+
+    /// Makes names durable: what was created, renamed or removed here survives a crash from now on.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(&self.fd).map_err(|error| {
+            let reason = errno_text(&error.into());
+            Error::disk(format!(
+                "could not fsync directory \"{}\": {reason}",
+                self.path.display()
+            ))
+        })
+    }
+
+    /// All segment files, in the order in which they decide where streaming starts, the newest last.
+    pub fn scan(&self, segment_size: SegmentSize) -> Result<Vec<SegmentFile>> {
+        let entries = Dir::read_from(&self.fd).map_err(|error| self.cannot_read(error))?;
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| self.cannot_read(error))?;
+            let segment = (entry.file_name().to_str().ok())
+                .and_then(|name| Some((name, SegmentFile::from_name(name, segment_size)?)));
+            if let Some((name, file)) = segment {
+                files.extend(self.measure(name, file)?);
+            }
+        }
+        files.sort_by_key(SegmentFile::rank);
+        Ok(files)
+    }
+
+    /// Adds how much WAL `file` holds. `None` if it is no file, or has just been removed: archives are cleaned up while
+    /// they are received into.
+    fn measure(&self, name: &str, file: SegmentFile) -> Result<Option<SegmentFile>> {
+        let failed = |error: io::Error| self.failed("stat", name, &error);
+        let stat = match rustix::fs::statat(&self.fd, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.map_err(|error| failed(error.into()))?,
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(None);
+        }
+        let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        let wal_bytes = match (file.encoding, file.stage) {
+            (Encoding::Plain, _) => Some(bytes),
+            (Encoding::Gzip, Stage::Complete) => Some(self.gzip_wal_bytes(name, bytes)?),
+            (Encoding::Gzip, Stage::Partial) | (Encoding::Lz4, _) => None,
+        };
+        Ok(Some(SegmentFile { wal_bytes, ..file }))
+    }
+
+    /// The uncompressed size modulo 2^32 that ends a gzip file (RFC 1952, ISIZE: unsigned, little endian). A file too
+    /// short for one holds nothing.
+    fn gzip_wal_bytes(&self, name: &str, file_bytes: u64) -> Result<u64> {
+        let Some(offset) = file_bytes.checked_sub(4) else {
+            return Ok(0);
+        };
+        let mut trailer = [0; 4];
+        (self.open_file(name)?.read_exact_at(&mut trailer, offset))
+            .map_err(|error| self.failed("read", name, &error))?;
+        Ok(u64::from(u32::from_le_bytes(trailer)))
+    }
+
+    /// Checks that the WAL here is the server's, before anything is written next to it: the newest segment that tells
+    /// must carry the server's system identifier and segment size. `files` are those of [`Directory::scan`].
+    pub fn check_system_identifier(
+        &self,
+        files: &[SegmentFile],
+        expected: u64,
+        segment_size: SegmentSize,
+    ) -> Result<()> {
+        for file in files.iter().rev().filter(|file| file.encoding == Encoding::Plain) {
+            let name = file.name(segment_size);
+            let mut page = [0; LongHeader::BYTES];
+            // A file too short for a header is as silent as a fresh one, which is all zeros.
+            match self.open_file(&name)?.read_exact_at(&mut page, 0) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+                other => other.map_err(|error| self.failed("read", &name, &error))?,
+            }
+            if page.iter().any(|&byte| byte != 0) {
+                return LongHeader::parse(&page)
+                    .ok_or_else(|| self.foreign(&name, "its first page has no WAL page header".to_owned()))
+                    .and_then(|header| self.check_header(&name, &header, expected, segment_size));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_header(&self, name: &str, header: &LongHeader, expected: u64, size: SegmentSize) -> Result<()> {
+        if header.system_identifier != expected {
+            let found = header.system_identifier;
+            let detail = format!("its system identifier is {found}, the server's is {expected}");
+            return Err(self.foreign(name, detail));
+        }
+        if u64::from(header.segment_size) != size.bytes() {
+            let (found, expected) = (header.segment_size, size.bytes());
+            let detail = format!("its segment size is {found} bytes, the server's is {expected}");
+            return Err(self.foreign(name, detail));
+        }
+        Ok(())
+    }
+
+    fn foreign(&self, name: &str, detail: String) -> Error {
+        Error::directory(format!(
+            "segment file \"{}\" does not belong to this server",
+            self.path_of(name)
+        ))
+        .with_detail(detail)
+        .with_hint("Receive from the server that this directory belongs to, or into another directory.")
+    }
+
+    /// Renames a file to a name that no tool takes for WAL, never over another file, and returns that name.
+    pub fn set_aside(&self, name: &str) -> Result<String> {
+        let mut aside = format!("{name}.oversize");
+        // Looking first and renaming then is safe under the lock: nobody else makes such names.
+        for number in 2.. {
+            if !self.holds(&aside)? {
+                break;
+            }
+            aside = format!("{name}.oversize.{number}");
+        }
+        self.rename(name, &aside)?;
+        self.sync()?;
+        Ok(aside)
+    }
+
+    /// Whether there is anything of that name.
+    pub fn holds(&self, name: &str) -> Result<bool> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(self.failed("stat", name, &error.into())),
+        }
+    }
+
+    /// Creates an empty file for writing, or empties the one that is there.
+    pub fn create(&self, name: &str) -> Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.fd, name, flags, self.file_mode)
+            .map(File::from)
+            .map_err(|error| self.failed("create", name, &error.into()))
+    }
+
+    /// Renames a file within the directory; [`Directory::sync`] makes it durable.
+    pub fn rename(&self, from: &str, to: &str) -> Result<()> {
+        rustix::fs::renameat(&self.fd, from, &self.fd, to).map_err(|error| {
+            let (from, to, reason) = (self.path_of(from), self.path_of(to), errno_text(&error.into()));
+            Error::disk(format!("could not rename file \"{from}\" to \"{to}\": {reason}"))
+        })
+    }
+
+    /// The alignment in bytes that direct I/O needs here, for memory, offsets and lengths alike.
+    pub fn direct_io_alignment(&self) -> Result<u32> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::DIRECT;
+        let file = rustix::fs::openat(&self.fd, PROBE_NAME, flags, self.file_mode);
+        let statx =
+            file.and_then(|file| rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN));
+        // The kernel creates the file before it finds that it cannot be opened so.
+        let _ = rustix::fs::unlinkat(&self.fd, PROBE_NAME, AtFlags::empty());
+        let alignment = match statx {
+            Err(Errno::INVAL) => None,
+            other => {
+                alignment_from(&other.map_err(|error| self.failed("create", PROBE_NAME, &error.into()))?)
+            }
+        };
+        alignment.ok_or_else(|| {
+            let path = self.path.display();
+            Error::unsupported(format!(
+                "the file system of directory \"{path}\" does not support direct I/O"
+            ))
+            .with_hint("Use --buffered to write through the page cache.")
+        })
+    }
+
+    /// The path of a file, for messages.
+    pub fn path_of(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+
+    /// A failed operation on one file, `could not VERB file "PATH": REASON`.
+    pub fn failed(&self, verb: &str, name: &str, error: &io::Error) -> Error {
+        let (path, reason) = (self.path_of(name), errno_text(error));
+        Error::disk(format!("could not {verb} file \"{path}\": {reason}"))
+    }
+
+    fn open_file(&self, name: &str) -> Result<File> {
+        rustix::fs::openat(&self.fd, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map(File::from)
+            .map_err(|error| self.failed("open", name, &error.into()))
+    }
+
+    fn cannot_read(&self, error: Errno) -> Error {
+        let (path, reason) = (self.path.display(), errno_text(&error.into()));
+        Error::disk(format!("could not read directory \"{path}\": {reason}"))
+    }
+}
+
+/// For operations on files in it.
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn lock(path: &Path, fd: &OwnedFd) -> Result<()> {
+    let path = path.display();
+    rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+        Errno::WOULDBLOCK => Error::directory(format!("directory \"{path}\" is in use by another walring"))
+            .with_hint("Stop the other one, or receive into another directory."),
+        other => {
+            let reason = errno_text(&other.into());
+            Error::directory(format!("could not lock directory \"{path}\": {reason}"))
+        }
+    })
+}
+
+/// `None` if the kernel says that there is no direct I/O on this file. Linux before 6.1, and some file systems since,
+/// say nothing.
+fn alignment_from(statx: &Statx) -> Option<u32> {
+    if !StatxFlags::from_bits_retain(statx.stx_mask).contains(StatxFlags::DIOALIGN) {
+        return Some(LEAST_ALIGNMENT);
+    }
+    let needed = statx.stx_dio_mem_align.max(statx.stx_dio_offset_align);
+    (needed != 0).then_some(needed.max(LEAST_ALIGNMENT))
+}
+
+/// `could not open directory`, as pg_receivewal words it.
+pub fn cannot_open(path: &Path, error: io::Error) -> Error {
+    let (path, reason) = (path.display(), errno_text(&error));
+    Error::directory(format!("could not open directory \"{path}\": {reason}"))
+}
+
+/// The system's words for an error without the number that Rust adds, as PostgreSQL prints it.
+fn errno_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// What the long header of a segment's first page says (PostgreSQL `XLogLongPageHeaderData`), in this machine's byte
+/// order, which is the order of every server that runs on little endian machines.
+struct LongHeader {
+    system_identifier: u64,
+    segment_size: u32,
+}
+
+impl LongHeader {
+    const BYTES: usize = 40;
+    const LONG_HEADER_FLAG: u16 = 0x0002;
+
+    fn parse(page: &[u8; LongHeader::BYTES]) -> Option<LongHeader> {
+        let info = u16::from_le_bytes(page[2..4].try_into().ok()?);
+        let header = LongHeader {
+            system_identifier: u64::from_le_bytes(page[24..32].try_into().ok()?),
+            segment_size: u32::from_le_bytes(page[32..36].try_into().ok()?),
+        };
+        (info & LongHeader::LONG_HEADER_FLAG != 0).then_some(header)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
+
+    const SERVER: u64 = 7_300_000_000_000_000_001;
+    const SEGMENT: &str = "000000010000000000000005";
+
+    fn size() -> SegmentSize {
+        SegmentSize::new(1 << 20).unwrap()
+    }
+
+    fn fresh() -> (TempDir, Directory) {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = Directory::open(temporary.path()).unwrap();
+        (temporary, directory)
+    }
+
+    fn first_page(system_identifier: u64, segment_bytes: u32) -> Vec<u8> {
+        let mut page = vec![0; 8192];
+        page[0..2].copy_from_slice(&0xD110u16.to_le_bytes());
+        page[2..4].copy_from_slice(&2u16.to_le_bytes());
+        page[24..32].copy_from_slice(&system_identifier.to_le_bytes());
+        page[32..36].copy_from_slice(&segment_bytes.to_le_bytes());
+        page
+    }
+
+    fn check(directory: &Directory) -> Result<()> {
+        let files = directory.scan(size())?;
+        directory.check_system_identifier(&files, SERVER, size())
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_opened_is_named_with_the_reason() {
+        let message = |path: &Path| Directory::open(path).unwrap_err().to_string();
+        let (temporary, _directory) = fresh();
+        assert_eq!(
+            message(Path::new("/nowhere")),
+            "could not open directory \"/nowhere\": No such file or directory"
+        );
+        let file = temporary.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert_eq!(
+            message(&file),
+            format!("could not open directory \"{}\": Not a directory", file.display())
+        );
+    }
+
+    #[test]
+    fn a_second_receiver_is_refused_until_the_first_is_gone() {
+        let (temporary, directory) = fresh();
+        let error = Directory::open(temporary.path()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "directory \"{}\" is in use by another walring",
+                temporary.path().display()
+            )
+        );
+        assert_eq!(
+            error.hint(),
+            Some("Stop the other one, or receive into another directory.")
+        );
+        assert!(!error.is_retryable());
+        drop(directory);
+        assert!(Directory::open(temporary.path()).is_ok());
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_scan_measures_segments_and_skips_everything_else() {
+        let (temporary, directory) = fresh();
+        let write = |name: &str, content: &[u8]| fs::write(temporary.path().join(name), content).unwrap();
+        write(&format!("{SEGMENT}.partial"), b"123");
+        write(SEGMENT, b"12345");
+        write("000000010000000000000004.lz4", b"x");
+        write("000000010000000000000003.gz", b"x");
+        write("000000010000000000000002.gz.partial", b"x");
+        write("00000002.history", b"x");
+        write(".walring-spare", b"x");
+        fs::create_dir(temporary.path().join("000000010000000000000006")).unwrap();
+        let gone = temporary.path().join("000000010000000000000007");
+        std::os::unix::fs::symlink("/nowhere", gone).unwrap();
+        let found: Vec<_> = (directory.scan(size()).unwrap().iter())
+            .map(|file| (file.name(size()), file.wal_bytes))
+            .collect();
+        let expected = [
+            ("000000010000000000000002.gz.partial", None),
+            ("000000010000000000000003.gz", Some(0)),
+            ("000000010000000000000004.lz4", None),
+            ("000000010000000000000005.partial", Some(3)),
+            ("000000010000000000000005", Some(5)),
+        ];
+        assert_eq!(found, expected.map(|(name, bytes)| (name.to_owned(), bytes)));
+    }
+
+    #[test]
+    fn the_size_in_a_gzip_trailer_is_unsigned() {
+        let (temporary, directory) = fresh();
+        for bytes in [8u32 << 20, 128 << 20, 1 << 31] {
+            let content = [b"compressed", &bytes.to_le_bytes()[..]].concat();
+            fs::write(temporary.path().join(format!("{SEGMENT}.gz")), content).unwrap();
+            let files = directory.scan(size()).unwrap();
+            assert_eq!(files[0].wal_bytes, Some(u64::from(bytes)));
+        }
+    }
+
+    #[test]
+    fn segments_of_another_server_or_segment_size_are_refused_and_left_alone() {
+        let (temporary, directory) = fresh();
+        let path = temporary.path().join(SEGMENT);
+        let refusal = |page: Vec<u8>| {
+            fs::write(&path, &page).unwrap();
+            let error = check(&directory).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "segment file \"{}\" does not belong to this server",
+                    path.display()
+                )
+            );
+            assert!(!error.is_retryable() && fs::read(&path).unwrap() == page);
+            error.detail().unwrap().to_owned()
+        };
+        assert_eq!(
+            refusal(first_page(77, 1 << 20)),
+            "its system identifier is 77, the server's is 7300000000000000001"
+        );
+        assert_eq!(
+            refusal(first_page(SERVER, 1 << 24)),
+            "its segment size is 16777216 bytes, the server's is 1048576"
+        );
+        assert_eq!(
+            refusal(vec![b'x'; 100]).as_str(),
+            "its first page has no WAL page header"
+        );
+    }
+
+    #[test]
+    fn the_newest_segment_with_a_page_tells_whose_wal_it_is() {
+        let (temporary, directory) = fresh();
+        let write = |name: &str, page: &[u8]| fs::write(temporary.path().join(name), page).unwrap();
+        assert!(check(&directory).is_ok());
+        write("000000010000000000000003", &first_page(77, 1 << 20));
+        write("000000010000000000000004", &first_page(SERVER, 1 << 20));
+        write("000000010000000000000005.partial", &[0; 8192]);
+        write("000000010000000000000006.partial", &[]);
+        write("000000010000000000000007.gz.partial", &first_page(77, 1 << 20));
+        assert!(check(&directory).is_ok());
+        write("000000010000000000000005.partial", &first_page(77, 1 << 20));
+        assert!(check(&directory).is_err());
+    }
+
+    #[test]
+    fn a_file_set_aside_keeps_its_bytes_and_never_replaces_another() {
+        let (temporary, directory) = fresh();
+        let name = format!("{SEGMENT}.partial");
+        for (content, aside) in [("a", "oversize"), ("b", "oversize.2"), ("c", "oversize.3")] {
+            fs::write(temporary.path().join(&name), content).unwrap();
+            assert_eq!(directory.set_aside(&name).unwrap(), format!("{name}.{aside}"));
+            let kept = temporary.path().join(format!("{name}.{aside}"));
+            assert_eq!(fs::read_to_string(kept).unwrap(), content);
+        }
+        assert!(directory.scan(size()).unwrap().is_empty());
+        assert!(
+            directory
+                .set_aside(&name)
+                .unwrap_err()
+                .to_string()
+                .ends_with("No such file or directory")
+        );
+    }
+
+    #[test]
+    fn the_group_reads_new_files_only_where_it_may_read_the_servers() {
+        let (temporary, mut directory) = fresh();
+        let mode = |name: &str| {
+            fs::metadata(temporary.path().join(name))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777
+        };
+        directory.create("private").unwrap();
+        assert_eq!(
+            (mode("private"), directory.file_mode().as_raw_mode()),
+            (0o600, 0o600)
+        );
+        let before = rustix::process::umask(Mode::from_raw_mode(0o077));
+        directory.allow_group_access();
+        directory.create("shared").unwrap();
+        rustix::process::umask(before);
+        assert_eq!(
+            (mode("shared"), directory.file_mode().as_raw_mode()),
+            (0o640, 0o640)
+        );
+    }
+
+    #[test]
+    fn the_alignment_for_direct_io_is_a_power_of_two_and_the_probe_leaves_nothing() {
+        let (temporary, directory) = fresh();
+        let alignment = directory.direct_io_alignment().unwrap();
+        assert!(alignment.is_power_of_two() && alignment >= 4096, "{alignment}");
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_without_direct_io_has_no_alignment() {
+        let (_temporary, directory) = fresh();
+        let mut statx = rustix::fs::statx(&directory, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).unwrap();
+        statx.stx_mask = StatxFlags::DIOALIGN.bits();
+        for (memory, offset, expected) in [(0, 0, None), (4, 512, Some(4096)), (512, 16384, Some(16384))] {
+            (statx.stx_dio_mem_align, statx.stx_dio_offset_align) = (memory, offset);
+            assert_eq!(alignment_from(&statx), expected);
+        }
+        statx.stx_mask = 0;
+        assert_eq!(alignment_from(&statx), Some(4096));
+    }
+}

@@ -1,1 +1,187 @@
-//! The password prompt.
+//! The password and the prompt for it.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
+
+use crate::error::{Error, Result};
+
+/// A password, never empty. Kept as bytes, for PostgreSQL does not demand any encoding of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(Vec<u8>);
+
+impl Password {
+    /// A password, unless it is empty: to PostgreSQL that is none.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Option<Password> {
+        Some(Password(bytes.into())).filter(|password| !password.0.is_empty())
+    }
+
+    /// The password itself.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Never shows the password.
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(_)")
+    }
+}
+
+/// When to ask for a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptMode {
+    /// `-w`: never; a server that wants one is an error.
+    Never,
+    /// Once the server has asked for one and none was given.
+    WhenAsked,
+    /// `-W`: before the first connection.
+    Always,
+}
+
+/// The prompt, and the password it got: one answer serves every reconnection.
+#[derive(Debug)]
+pub struct PasswordPrompt {
+    mode: PromptMode,
+    answer: Option<Password>,
+}
+
+impl PasswordPrompt {
+    /// A prompt that has not asked yet.
+    pub fn new(mode: PromptMode) -> PasswordPrompt {
+        PasswordPrompt { mode, answer: None }
+    }
+
+    /// The password that was typed in; it beats every other source.
+    pub fn answer(&self) -> Option<&Password> {
+        self.answer.as_ref()
+    }
+
+    /// To be called before connecting: asks if that was demanded, once.
+    ///
+    /// Fails if the terminal cannot be read.
+    pub fn before_connecting(&mut self) -> Result<()> {
+        if self.mode == PromptMode::Always {
+            self.answer = ask()?;
+            self.mode = PromptMode::WhenAsked;
+        }
+        Ok(())
+    }
+
+    /// To be called when the server wants a password and there is none; false if nobody gave one.
+    ///
+    /// Fails if the terminal cannot be read.
+    pub fn when_demanded(&mut self) -> Result<bool> {
+        if self.mode == PromptMode::WhenAsked {
+            self.answer = ask()?;
+        }
+        Ok(self.answer.is_some())
+    }
+}
+
+/// Asks on the terminal, or on standard input and standard error if there is none.
+fn ask() -> Result<Option<Password>> {
+    let failed = |error: io::Error| Error::usage(format!("could not read the password: {error}"));
+    let typed = match OpenOptions::new().read(true).write(true).open("/dev/tty") {
+        Ok(terminal) => {
+            let written: &File = &terminal;
+            ask_on(terminal.as_fd(), &terminal, written)
+        }
+        Err(_) => {
+            let input = io::stdin();
+            ask_on(input.as_fd(), input.lock(), io::stderr())
+        }
+    };
+    typed.map(Password::new).map_err(failed)
+}
+
+fn ask_on(fd: BorrowedFd<'_>, input: impl Read, mut output: impl Write) -> io::Result<Vec<u8>> {
+    let silence = isatty(fd).then(|| Silence::begin(fd)).transpose()?;
+    write!(output, "Password: ")?;
+    output.flush()?;
+    let line = read_line(input);
+    if silence.is_some() {
+        // The newline that was typed did not show.
+        writeln!(output)?;
+    }
+    line
+}
+
+/// Reads byte by byte, so that nothing behind the line is swallowed.
+fn read_line(mut input: impl Read) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    loop {
+        match input.read_exact(&mut byte) {
+            Ok(()) if byte[0] == b'\n' => break,
+            Ok(()) => line.push(byte[0]),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(error),
+        }
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    Ok(line)
+}
+
+/// Echo is off while this lives, and back on however the reading ends.
+struct Silence<'a> {
+    terminal: BorrowedFd<'a>,
+    before: Termios,
+}
+
+impl<'a> Silence<'a> {
+    fn begin(terminal: BorrowedFd<'a>) -> io::Result<Silence<'a>> {
+        let before = tcgetattr(terminal)?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(terminal, OptionalActions::Flush, &silent)?;
+        Ok(Silence { terminal, before })
+    }
+}
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        // Nothing better can be done with a terminal that has gone away.
+        let _ = tcsetattr(self.terminal, OptionalActions::Flush, &self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_ends_at_its_newline_and_nothing_behind_it_is_read() {
+        let mut input: &[u8] = b"secret\r\nnext\n";
+        assert_eq!(read_line(&mut input).unwrap(), b"secret");
+        assert_eq!(read_line(&mut input).unwrap(), b"next");
+        assert_eq!(read_line(&mut input).unwrap(), b"");
+    }
+
+    #[test]
+    fn the_password_is_not_shown() {
+        let prompt = PasswordPrompt {
+            mode: PromptMode::Never,
+            answer: Password::new("secret"),
+        };
+        assert!(!format!("{prompt:?}").contains("secret"));
+    }
+
+    #[test]
+    fn an_empty_password_is_none() {
+        assert_eq!(Password::new(""), None);
+    }
+
+    #[test]
+    fn nobody_is_asked_who_does_not_want_to_be() {
+        let mut prompt = PasswordPrompt::new(PromptMode::Never);
+        prompt.before_connecting().unwrap();
+        assert!(!prompt.when_demanded().unwrap());
+    }
+}

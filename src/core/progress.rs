@@ -1,0 +1,122 @@
+//! All progress is a few positions with one inequality; this type owns them.
+//!
+//! ```text
+//! reported_flush <= flushed <= written <= received
+//! ```
+
+use super::lsn::Lsn;
+use super::message::Status;
+
+/// How far a stream has come. Every change is checked against the inequality, in release builds too:
+/// a receiver that claims too much must stop rather than go on.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    received: Lsn,
+    written: Lsn,
+    flushed: Lsn,
+    reported_flush: Lsn,
+}
+
+impl Progress {
+    /// The stream begins at `start`; what lies before it is not this stream's to claim or to lose.
+    pub fn new(start: Lsn) -> Progress {
+        Progress {
+            received: start,
+            written: start,
+            flushed: start,
+            reported_flush: start,
+        }
+    }
+
+    /// The end of what arrived.
+    pub fn received(&self) -> Lsn {
+        self.received
+    }
+
+    /// The end of what the operating system took without a gap.
+    pub fn written(&self) -> Lsn {
+        self.written
+    }
+
+    /// The end of what is durable without a gap: bytes and name.
+    pub fn flushed(&self) -> Lsn {
+        self.flushed
+    }
+
+    /// The flush position that the server was told last.
+    pub fn reported_flush(&self) -> Lsn {
+        self.reported_flush
+    }
+
+    /// More WAL arrived, up to `end`.
+    pub fn receive(&mut self, end: Lsn) {
+        self.received = self.received.max(end);
+        self.check();
+    }
+
+    /// Everything up to `end` has been written.
+    pub fn write(&mut self, end: Lsn) {
+        self.written = self.written.max(end);
+        self.check();
+    }
+
+    /// Everything up to `end` is durable.
+    pub fn flush(&mut self, end: Lsn) {
+        self.flushed = self.flushed.max(end);
+        self.check();
+    }
+
+    /// The status to send now. `claims_flush` is false for a receiver that must never be taken for
+    /// a synchronous standby; then zero is sent, which claims nothing.
+    pub fn report(&mut self, claims_flush: bool, reply_requested: bool) -> Status {
+        self.reported_flush = self.flushed;
+        self.check();
+        let flushed = if claims_flush { self.flushed } else { Lsn::INVALID };
+        Status {
+            written: self.written,
+            flushed,
+            reply_requested,
+        }
+    }
+
+    fn check(&self) {
+        let ordered = self.reported_flush <= self.flushed
+            && self.flushed <= self.written
+            && self.written <= self.received;
+        assert!(ordered, "positions out of order: {self:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_claims_what_is_durable_and_nothing_else() {
+        let mut progress = Progress::new(Lsn(100));
+        progress.receive(Lsn(300));
+        progress.write(Lsn(200));
+        progress.flush(Lsn(150));
+        let status = progress.report(true, false);
+        assert_eq!((status.written, status.flushed), (Lsn(200), Lsn(150)));
+        assert_eq!(progress.report(false, false).flushed, Lsn::INVALID);
+    }
+
+    #[test]
+    fn positions_never_go_back() {
+        let mut progress = Progress::new(Lsn(100));
+        progress.receive(Lsn(300));
+        progress.write(Lsn(300));
+        progress.flush(Lsn(300));
+        progress.flush(Lsn(200));
+        assert_eq!(progress.flushed(), Lsn(300));
+    }
+
+    #[test]
+    #[should_panic(expected = "positions out of order")]
+    fn what_was_not_written_cannot_be_durable() {
+        let mut progress = Progress::new(Lsn(100));
+        progress.receive(Lsn(300));
+        progress.flush(Lsn(200));
+    }
+}

@@ -1,0 +1,414 @@
+//! The state machine of one stream: facts come in, orders go out.
+//!
+//! The contract with the driver (the ring, or a simulator): after each call of an input method, take
+//! orders with [`Receiver::poll`] until there are none, carry them out in their order, ask
+//! [`Receiver::arm`] whether the socket is to be read, and come back at [`Receiver::deadline`] at the
+//! latest. Time is an argument everywhere: a monotonic duration since any fixed moment.
+//!
+//! Slots change hands: the one that is received into belongs to the core between two reads, a slot
+//! in an order belongs to the driver until it reports the order's end.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::demand::{Demand, Durability, Gather, QUIET, Situation};
+use super::framing::{Frame, Framer};
+use super::lsn::{Lsn, SegmentNumber};
+use super::message::{Keepalive, WalHead};
+use super::order::{Config, Ending, Output};
+use super::progress::Progress;
+use super::writes::{Slot, Writes};
+use crate::error::Error;
+
+/// The slot that is received into.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    pub(super) slot: Slot,
+    /// Position of the slot's first byte, at a block's start.
+    pub(super) base: Lsn,
+    /// Bytes of WAL that may lie in the slot: it never holds those of two segments.
+    pub(super) limit: usize,
+    /// The first position that no sealed extent covers.
+    pub(super) from: Lsn,
+    /// When the first byte from there on arrived.
+    pub(super) arrived: Option<Duration>,
+}
+
+/// One stream, from START_REPLICATION to its end.
+#[derive(Debug)]
+pub struct Receiver {
+    pub(super) config: Config,
+    pub(super) framer: Framer,
+    pub(super) progress: Progress,
+    pub(super) demand: Demand,
+    pub(super) gather: Gather,
+    pub(super) writes: Writes,
+    pub(super) window: Window,
+    pub(super) free: VecDeque<Slot>,
+    pub(super) outputs: VecDeque<Output>,
+    /// How far the server could send when it spoke last.
+    pub(super) server_end: Lsn,
+    /// Payload bytes of the WAL message that is being received.
+    pub(super) payload: u64,
+    /// The end of the bytes that are durable; their name may not be.
+    pub(super) durable: Lsn,
+    /// The end of the bytes for which a write was ordered.
+    pub(super) ordered: Lsn,
+    /// What the sync in flight covers.
+    pub(super) sync: Option<Lsn>,
+    pub(super) files: Files,
+    pub(super) timers: Timers,
+    pub(super) armed: bool,
+    pub(super) cancelling: bool,
+    /// The window has moved, its bytes have not yet.
+    pub(super) carrying: bool,
+    pub(super) hold: Option<Duration>,
+    pub(super) ending: Option<Ending>,
+    pub(super) concluded: bool,
+}
+
+/// Which segments' files are open and have their names.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// The first segment that is not finished.
+    pub(super) unfinished: SegmentNumber,
+    /// The first segment whose file is not closed.
+    pub(super) unclosed: SegmentNumber,
+    /// The unfinished segment's file has its name, durably.
+    pub(super) named: bool,
+    /// A change of names is in flight.
+    pub(super) changing: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Timers {
+    pub(super) last_status: Option<Duration>,
+    pub(super) last_arrival: Duration,
+    /// When the server was last heard, or listening to it began.
+    pub(super) heard: Duration,
+    pub(super) pinged: bool,
+    pub(super) status_due: bool,
+}
+
+impl Receiver {
+    /// A stream that begins at `config.start`.
+    pub fn new(config: Config, now: Duration) -> Receiver {
+        let start = config.start;
+        let segment = config.segment_size.segment_of(start);
+        let timers = Timers {
+            last_status: None,
+            last_arrival: now,
+            heard: now,
+            pinged: false,
+            status_due: true,
+        };
+        let mut receiver = Receiver {
+            framer: Framer::new(0),
+            progress: Progress::new(start),
+            demand: Demand::new(config.durability, start),
+            gather: Gather::default(),
+            writes: Writes::default(),
+            window: Window {
+                slot: Slot(0),
+                base: start,
+                limit: 0,
+                from: start,
+                arrived: None,
+            },
+            free: (1..config.slots).map(Slot).collect(),
+            outputs: VecDeque::with_capacity(32),
+            server_end: start,
+            payload: 0,
+            durable: start,
+            ordered: start,
+            sync: None,
+            files: Files {
+                unfinished: segment,
+                unclosed: segment,
+                named: config.named,
+                changing: false,
+            },
+            timers,
+            armed: false,
+            cancelling: false,
+            carrying: false,
+            hold: None,
+            ending: None,
+            concluded: false,
+            config,
+        };
+        receiver.window.limit = receiver.limit_from(start);
+        receiver.advance(now);
+        receiver
+    }
+
+    /// How far the stream has come.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// How far the server could send when it spoke last.
+    pub fn server_end(&self) -> Lsn {
+        self.server_end
+    }
+
+    /// Payload bytes moved within slots: commits', never those of a catch-up.
+    pub fn moved(&self) -> u64 {
+        self.framer.moved()
+    }
+
+    /// Whether the server is so close that commits may be waiting for us.
+    pub fn is_live(&self) -> bool {
+        self.situation().is_live()
+    }
+
+    /// How many bytes of the segment after the current one may have been zeroed by now. Zeros pay
+    /// for durable writes only, and are spread over the current segment: twice as fast as it fills.
+    pub fn zeroing_allowance(&self) -> u64 {
+        let live = self.config.durability == Durability::Synchronous && self.is_live();
+        if live {
+            2 * self.config.segment_size.offset_of(self.progress.received())
+        } else {
+            0
+        }
+    }
+
+    /// Where the socket is to be read to now: a slot and a range of it. The caller owns the slot
+    /// until it reports [`Receiver::received`] or [`Receiver::receive_cancelled`].
+    pub fn arm(&mut self, now: Duration) -> Option<(Slot, Range<usize>)> {
+        if self.armed || self.carrying || self.ending.is_some() || self.waits_for_durable_write() {
+            return None;
+        }
+        let more = self.situation().lag() > 0;
+        let ask = self.framer.ask(self.window.limit, self.slot_length(), more);
+        if ask.is_empty() || self.is_window_full() {
+            return None;
+        }
+        self.armed = true;
+        self.timers.heard = now;
+        Some((self.window.slot, ask))
+    }
+
+    /// The next order.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Receiver::tick`] at the latest.
+    pub fn deadline(&self) -> Option<Duration> {
+        let status = self
+            .config
+            .status_interval
+            .zip(self.timers.last_status)
+            .map(|(every, at)| at + every);
+        let quiet = (!self.demand.covers(self.progress.received())).then(|| self.timers.last_arrival + QUIET);
+        let silence = self.config.receive_timeout.filter(|_| self.armed).map(|timeout| {
+            let wait = if self.timers.pinged { timeout } else { timeout / 2 };
+            self.timers.heard + wait
+        });
+        [status, quiet, silence, self.hold].into_iter().flatten().min()
+    }
+
+    /// Why the stream ended, and the received bytes that belong to whoever runs commands next. To
+    /// be called after [`Output::End`], with the slot that was received into.
+    pub fn into_ending(self, slot: &[u8]) -> (Ending, Vec<u8>) {
+        let unparsed = self.framer.unparsed(slot).to_vec();
+        let unfinished = || Ending::Failed(Error::protocol("the stream was left before its end"));
+        (self.ending.unwrap_or_else(unfinished), unparsed)
+    }
+
+    /// Whether the stream is about to end.
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// The slot that is received into.
+    pub fn receiving_slot(&self) -> Slot {
+        self.window.slot
+    }
+
+    // ---- inputs ----
+
+    /// `count` bytes arrived where [`Receiver::arm`] said; zero: the server closed the connection.
+    pub fn received(&mut self, now: Duration, count: usize, slot: &mut [u8]) {
+        (self.armed, self.cancelling) = (false, false);
+        if count == 0 {
+            self.end(Ending::Failed(Error::connection(
+                "could not receive data from WAL stream: server closed the connection unexpectedly",
+            )));
+        } else {
+            (self.timers.last_arrival, self.timers.heard, self.timers.pinged) = (now, now, false);
+            self.framer.arrived(count);
+            self.frame(now, slot);
+        }
+        self.advance(now);
+    }
+
+    /// The read was withdrawn; nothing arrived.
+    pub fn receive_cancelled(&mut self, now: Duration) {
+        (self.armed, self.cancelling) = (false, false);
+        self.advance(now);
+    }
+
+    /// The read failed.
+    pub fn receive_failed(&mut self, now: Duration, error: Error) {
+        (self.armed, self.cancelling) = (false, false);
+        self.end(Ending::Failed(error));
+        self.advance(now);
+    }
+
+    /// Moves to `new` what must go on there: the started block and what is not parsed yet. The rest
+    /// of the started block in `old` becomes zero, for heads may lie there.
+    pub fn carry(&mut self, now: Duration, old: &mut [u8], new: &mut [u8]) {
+        let place = self.framer.place();
+        let kept = self.progress.received().bytes_since(self.window.base) as usize;
+        new[..kept].copy_from_slice(&old[place - kept..place]);
+        self.framer.carry(old, new, kept);
+        let block = self.config.block as usize;
+        old[place..place.next_multiple_of(block)].fill(0);
+        self.carrying = false;
+        self.frame(now, new);
+        self.advance(now);
+    }
+
+    /// The kernel wrote `count` bytes of the write ordered from `slot`.
+    pub fn written(&mut self, now: Duration, slot: Slot, count: u64) {
+        if let Some((taken, durable, extent)) = self.writes.complete(slot, count, self.config.block) {
+            self.order_write(&extent, taken, durable);
+        }
+        while let Some(done) = self.writes.retire() {
+            self.progress.write(done.extent.to);
+            self.free.push_back(done.extent.slot);
+            if done.durable && self.durable == done.extent.from {
+                self.durable = done.extent.to;
+                self.gather.flushed(now - done.issued);
+                self.outputs.push_back(Output::Waited(now - done.extent.arrived));
+            }
+        }
+        self.advance(now);
+    }
+
+    /// The sync ordered last ended.
+    pub fn synced(&mut self, now: Duration) {
+        if let Some(covered) = self.sync.take() {
+            self.durable = self.durable.max(covered);
+        }
+        self.advance(now);
+    }
+
+    /// The unfinished segment's file has its name, durably.
+    pub fn named(&mut self, now: Duration) {
+        (self.files.named, self.files.changing) = (true, false);
+        self.advance(now);
+    }
+
+    /// The unfinished segment is finished, durably; `next` as it was in the order.
+    pub fn finished(&mut self, now: Duration, next: bool) {
+        self.files.unfinished = self.files.unfinished.next();
+        (self.files.named, self.files.changing) = (next, false);
+        self.advance(now);
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Duration) {
+        self.advance(now);
+    }
+
+    /// The operator wants an end: what was received becomes durable first.
+    pub fn stop(&mut self, now: Duration) {
+        self.end(Ending::Stopped);
+        self.advance(now);
+    }
+
+    // ---- receiving ----
+
+    fn frame(&mut self, now: Duration, slot: &mut [u8]) {
+        while self.ending.is_none() {
+            match self.framer.next(slot, self.window.limit) {
+                Ok(Some(frame)) => self.accept(now, frame),
+                Ok(None) => break,
+                Err(error) => self.end(Ending::Failed(error)),
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Duration, frame: Frame) {
+        match frame {
+            Frame::WalHead(head) => self.accept_head(head),
+            Frame::Wal(_) => self.accept_wal(now),
+            Frame::Keepalive(keepalive) => self.accept_keepalive(keepalive),
+            Frame::Notice(body) => self.outputs.push_back(Output::Notice(body)),
+            Frame::Ignored => {}
+            Frame::Error(body) => self.end(Ending::ServerError(body)),
+            Frame::CopyDone => self.end(Ending::CopyDone),
+            Frame::EndOfCopy => self.end(Ending::EndOfCopy),
+        }
+    }
+
+    fn accept_head(&mut self, head: WalHead) {
+        let expected = self.progress.received();
+        if head.start != expected {
+            let message = format!("got WAL data at {}, expected it at {expected}", head.start);
+            self.end(Ending::Failed(Error::protocol(message)));
+            return;
+        }
+        self.payload = head.payload;
+        self.server_end = head.server_end;
+    }
+
+    fn accept_wal(&mut self, now: Duration) {
+        let end = self.window.base.advanced_by(self.framer.place() as u64);
+        self.progress.receive(end);
+        self.window.arrived.get_or_insert(now);
+        if !self.framer.is_inside_payload() {
+            self.gather.message(self.payload);
+            if self.config.end_position.is_some_and(|position| position < end) {
+                self.end(Ending::EndPosition);
+            }
+        }
+    }
+
+    fn accept_keepalive(&mut self, keepalive: Keepalive) {
+        self.server_end = self.server_end.max(keepalive.server_end);
+        if keepalive.reply_requested {
+            self.timers.status_due = true;
+            self.demand.everything(self.progress.received());
+        }
+    }
+
+    pub(super) fn end(&mut self, ending: Ending) {
+        self.demand.everything(self.progress.received());
+        self.ending.get_or_insert(ending);
+    }
+
+    /// In live mode the socket rests while a durable write is in flight: what comes meanwhile is the
+    /// next group, and picking it up in one go saves wake-ups.
+    fn waits_for_durable_write(&self) -> bool {
+        self.writes.is_durable_in_flight() && self.situation().is_caught_up()
+    }
+
+    pub(super) fn situation(&self) -> Situation {
+        Situation {
+            received: self.progress.received(),
+            durable: self.durable,
+            server_end: self.server_end,
+            inside_payload: self.framer.is_inside_payload(),
+        }
+    }
+
+    pub(super) fn is_window_full(&self) -> bool {
+        !self.carrying && self.framer.place() == self.window.limit
+    }
+
+    fn slot_length(&self) -> usize {
+        self.config.window + self.config.block as usize
+    }
+
+    /// Bytes of WAL that a slot may hold from `base` on.
+    pub(super) fn limit_from(&self, base: Lsn) -> usize {
+        let size = self.config.segment_size;
+        let rest = size.bytes() - size.offset_of(base);
+        usize::try_from(rest).map_or(self.config.window, |rest| rest.min(self.config.window))
+    }
+}

@@ -1,0 +1,196 @@
+//! The host list: where a server may be found, in the order to try.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::edge::settings::{Settings, parse_integer};
+use crate::error::{Error, Result};
+
+/// PostgreSQL's compiled-in port.
+const DEFAULT_PORT: u16 = 5432;
+
+/// Where packagers put the server's socket, and where an unchanged build does.
+const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+
+/// One place where a server may be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The host as the operator named it; what messages and the password file call it.
+    pub name: String,
+    /// How to get there.
+    pub target: Target,
+    /// The TCP port, or the number in the name of the socket.
+    pub port: u16,
+}
+
+/// How to reach a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A Unix socket in the directory `Host::name`; with an `@` in front, in the abstract namespace.
+    Socket,
+    /// A name to be resolved, perhaps to several addresses.
+    Name,
+    /// An address that needs no resolving (`hostaddr`).
+    Address(IpAddr),
+}
+
+impl Host {
+    /// What this host is called in a password file. libpq's default directory is `localhost` there.
+    pub fn password_file_name(&self) -> &str {
+        let is_default = SOCKET_DIRECTORIES.contains(&self.name.as_str());
+        if self.target == Target::Socket && is_default {
+            "localhost"
+        } else {
+            &self.name
+        }
+    }
+
+    /// The path of the socket, for a host that is one.
+    pub fn socket_path(&self) -> String {
+        format!("{}/.s.PGSQL.{}", self.name, self.port)
+    }
+}
+
+/// Pairs up the comma lists `host`, `hostaddr` and `port` by libpq's rules, in its words.
+pub fn resolve(settings: &Settings) -> Result<Vec<Host>> {
+    let list = |keyword| {
+        settings
+            .value(keyword)
+            .map(|text| text.split(',').collect::<Vec<_>>())
+    };
+    let (names, addresses) = (list("host"), list("hostaddr"));
+    if let (Some(names), Some(addresses)) = (&names, &addresses)
+        && names.len() != addresses.len()
+    {
+        return Err(Error::usage(format!(
+            "could not match {} host names to {} hostaddr values",
+            names.len(),
+            addresses.len()
+        )));
+    }
+    let count = names.as_ref().or(addresses.as_ref()).map_or(1, Vec::len);
+    let ports = list("port").unwrap_or(vec![""]);
+    if ports.len() != 1 && ports.len() != count {
+        return Err(Error::usage(format!(
+            "could not match {} port numbers to {count} hosts",
+            ports.len()
+        )));
+    }
+    let element =
+        |list: &Option<Vec<&str>>, at: usize| list.as_ref().map_or(String::new(), |l| l[at].to_owned());
+    (0..count)
+        .map(|at| {
+            let port = parse_port(ports[if ports.len() == 1 { 0 } else { at }])?;
+            resolve_one(element(&names, at), &element(&addresses, at), port)
+        })
+        .collect()
+}
+
+fn resolve_one(name: String, address: &str, port: u16) -> Result<Host> {
+    let (name, target) = if !address.is_empty() {
+        let ip = address.parse().map_err(|_| {
+            Error::usage(format!(
+                "could not parse network address \"{address}\": Name or service not known"
+            ))
+        })?;
+        let name = if name.is_empty() { address.to_owned() } else { name };
+        (name, Target::Address(ip))
+    } else if name.is_empty() {
+        (default_socket_directory().to_owned(), Target::Socket)
+    } else if name.starts_with(['/', '@']) {
+        (name, Target::Socket)
+    } else {
+        (name, Target::Name)
+    };
+    Ok(Host { name, target, port })
+}
+
+fn default_socket_directory() -> &'static str {
+    let [packaged, plain] = SOCKET_DIRECTORIES;
+    if Path::new(packaged).exists() {
+        packaged
+    } else {
+        plain
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16> {
+    if text.is_empty() {
+        return Ok(DEFAULT_PORT);
+    }
+    u16::try_from(parse_integer("port", text)?)
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| Error::usage(format!("invalid port number: \"{text}\"")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(pairs: &[(&str, &str)]) -> String {
+        let mut settings = Settings::default();
+        for (keyword, value) in pairs {
+            settings.set(keyword, value).unwrap();
+        }
+        let show = |host: &Host| match &host.target {
+            Target::Socket => format!("socket {}", host.socket_path()),
+            Target::Name => format!("name {}:{}", host.name, host.port),
+            Target::Address(ip) => format!("{}={ip}:{}", host.name, host.port),
+        };
+        match resolve(&settings) {
+            Ok(hosts) => hosts.iter().map(show).collect::<Vec<_>>().join(", "),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_lists_are_paired_up() {
+        let default = format!("socket {}/.s.PGSQL.5432", default_socket_directory());
+        assert_eq!(hosts(&[]), default);
+        for (pairs, expected) in [
+            (vec![("host", "a")], "name a:5432"),
+            (vec![("host", "/s"), ("port", "7")], "socket /s/.s.PGSQL.7"),
+            (vec![("host", "@s")], "socket @s/.s.PGSQL.5432"),
+            (vec![("host", "a,b"), ("port", "7")], "name a:7, name b:7"),
+            (vec![("host", "a,b"), ("port", "7,")], "name a:7, name b:5432"),
+            (
+                vec![("hostaddr", "::1,127.0.0.1")],
+                "::1=::1:5432, 127.0.0.1=127.0.0.1:5432",
+            ),
+            (
+                vec![("host", "a,b"), ("hostaddr", "10.0.0.1,")],
+                "a=10.0.0.1:5432, name b:5432",
+            ),
+            (
+                vec![("host", "a,b"), ("port", "1,2,3")],
+                "could not match 3 port numbers to 2 hosts",
+            ),
+            (
+                vec![("host", "a,b"), ("hostaddr", "::1")],
+                "could not match 2 host names to 1 hostaddr values",
+            ),
+            (
+                vec![("hostaddr", "localhost")],
+                "could not parse network address \"localhost\": Name or service not known",
+            ),
+            (vec![("port", "70000")], "invalid port number: \"70000\""),
+            (vec![("port", "0")], "invalid port number: \"0\""),
+            (vec![("port", "-1")], "invalid port number: \"-1\""),
+            (
+                vec![("port", "abc")],
+                "invalid integer value \"abc\" for connection option \"port\"",
+            ),
+        ] {
+            assert_eq!(hosts(&pairs), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn the_default_socket_directory_is_localhost_in_a_password_file() {
+        let host = |name: &str| resolve_one(name.to_owned(), "", 5432).unwrap();
+        assert_eq!(host("").password_file_name(), "localhost");
+        assert_eq!(host("/elsewhere").password_file_name(), "/elsewhere");
+        assert_eq!(host("db1").password_file_name(), "db1");
+    }
+}

@@ -1,0 +1,153 @@
+//! The password file, `~/.pgpass`: lines of `host:port:database:user:password`.
+//!
+//! Source: PostgreSQL doc libpq.sgml, "The Password File".
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::edge::password::Password;
+use crate::edge::report::system_text;
+
+/// What a line of the file must match.
+pub struct Wanted<'a> {
+    /// The host as the operator named it; `localhost` for the default socket directory.
+    pub host: &'a str,
+    /// The port.
+    pub port: u16,
+    /// The database; `replication` unless another was given.
+    pub database: &'a str,
+    /// The role.
+    pub user: &'a str,
+}
+
+/// The password of the first line that matches.
+///
+/// A file that is missing says nothing. One that others may read, or that is no plain file, is left
+/// alone with a warning, as libpq does.
+pub fn look_up(path: &Path, wanted: &Wanted<'_>) -> Option<Password> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(
+                "could not open password file \"{}\": {}",
+                path.display(),
+                system_text(&error)
+            );
+            return None;
+        }
+    };
+    // Asked of the open file, so that what is checked is what is read.
+    let metadata = file.metadata().ok()?;
+    if !metadata.is_file() {
+        tracing::warn!("password file \"{}\" is not a plain file", path.display());
+        return None;
+    }
+    if metadata.permissions().mode() & 0o077 != 0 {
+        tracing::warn!(
+            "password file \"{}\" has group or world access; permissions should be u=rw (0600) or less",
+            path.display()
+        );
+        return None;
+    }
+    let mut text = Vec::new();
+    if let Err(error) = file.read_to_end(&mut text) {
+        tracing::warn!(
+            "could not read password file \"{}\": {}",
+            path.display(),
+            system_text(&error)
+        );
+        return None;
+    }
+    find(&text, wanted)
+}
+
+fn find(text: &[u8], wanted: &Wanted<'_>) -> Option<Password> {
+    let port = wanted.port.to_string();
+    let expected = [wanted.host, &port, wanted.database, wanted.user];
+    text.split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .filter(|line| !line.starts_with(b"#"))
+        .find_map(|line| {
+            let password = expected.iter().try_fold(line, |rest, field| {
+                let (pattern, rest) = split_field(rest)?;
+                (pattern == b"*" || unescaped(pattern) == field.as_bytes()).then_some(rest)
+            })?;
+            let password = split_field(password).map_or(password, |(password, _)| password);
+            Password::new(unescaped(password))
+        })
+}
+
+/// Splits at the first colon that has no backslash before it.
+fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut at = 0;
+    while at < line.len() {
+        match line[at] {
+            b':' => return Some((&line[..at], &line[at + 1..])),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut bytes = field.iter();
+    let mut plain = Vec::with_capacity(field.len());
+    while let Some(&byte) = bytes.next() {
+        let escaped = (byte == b'\\').then(|| bytes.next()).flatten();
+        plain.push(*escaped.unwrap_or(&byte));
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const WANTED: Wanted<'_> = Wanted {
+        host: "db:1",
+        port: 5432,
+        database: "replication",
+        user: "walring",
+    };
+
+    fn found(text: &str) -> Option<String> {
+        let password = find(text.as_bytes(), &WANTED)?;
+        Some(String::from_utf8(password.bytes().to_vec()).unwrap())
+    }
+
+    #[test]
+    fn the_first_line_that_matches_gives_the_password() {
+        for (text, expected) in [
+            ("db\\:1:5432:replication:walring:one\n*:*:*:*:two", Some("one")),
+            ("# *:*:*:*:no\nother:*:*:*:one\n*:*:*:*:two\r\n", Some("two")),
+            ("*:*:*:*:a\\:b\\\\c", Some("a:b\\c")),
+            ("*:*:*:*:a:b", Some("a")),
+            ("*:5433:*:*:a", None),
+            ("*:*:postgres:*:a", None),
+            ("*:*:*:walrin:a", None),
+            ("*:*:*:*", None),
+            ("*:*:*:*:", None),
+            ("", None),
+        ] {
+            assert_eq!(found(text).as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pgpass");
+        assert!(look_up(&path, &WANTED).is_none());
+        fs::write(&path, "*:*:*:*:secret").unwrap();
+        for (mode, expected) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(look_up(&path, &WANTED).is_some(), expected, "{mode:o}");
+        }
+        assert!(look_up(directory.path(), &WANTED).is_none());
+    }
+}

@@ -1,0 +1,191 @@
+//! Settings that demand what walring cannot do: refused by name, never weakened in silence.
+//!
+//! A setting that merely permits more than walring does (`sslmode=prefer`) goes through in plain,
+//! as libpq does against a server that offers no more.
+
+use crate::edge::settings::Settings;
+use crate::error::{Error, Result};
+
+/// An option with a closed set of values.
+struct Choice {
+    keyword: &'static str,
+    /// Values that are kept to the letter.
+    honoured: &'static [&'static str],
+    /// Values that are valid, but demand what is missing.
+    refused: &'static [&'static str],
+    /// What is missing, as the end of a sentence.
+    lacking: &'static str,
+}
+
+const CHOICES: &[Choice] = &[
+    Choice {
+        keyword: "sslmode",
+        honoured: &["disable", "allow", "prefer"],
+        refused: &["require", "verify-ca", "verify-full"],
+        lacking: "connections are not encrypted yet",
+    },
+    Choice {
+        keyword: "sslnegotiation",
+        honoured: &["postgres"],
+        refused: &["direct"],
+        lacking: "connections are not encrypted yet",
+    },
+    Choice {
+        keyword: "sslcertmode",
+        honoured: &["disable", "allow"],
+        refused: &["require"],
+        lacking: "connections are not encrypted yet",
+    },
+    Choice {
+        keyword: "channel_binding",
+        honoured: &["disable", "prefer"],
+        refused: &["require"],
+        lacking: "connections are not encrypted yet",
+    },
+    Choice {
+        keyword: "gssencmode",
+        honoured: &["disable", "prefer"],
+        refused: &["require"],
+        lacking: "GSSAPI is not implemented",
+    },
+    Choice {
+        keyword: "target_session_attrs",
+        honoured: &["any"],
+        refused: &["read-write", "read-only", "primary", "standby", "prefer-standby"],
+        lacking: "servers are not told apart yet",
+    },
+    Choice {
+        keyword: "load_balance_hosts",
+        honoured: &["disable"],
+        refused: &["random"],
+        lacking: "hosts are tried in the order given",
+    },
+    Choice {
+        keyword: "min_protocol_version",
+        honoured: &["3.0"],
+        refused: &["3.2", "latest"],
+        lacking: "protocol 3.0 is spoken",
+    },
+    Choice {
+        keyword: "max_protocol_version",
+        honoured: &["3.0", "3.2", "latest"],
+        refused: &[],
+        lacking: "",
+    },
+];
+
+/// Options that cannot be honoured whatever their value.
+const UNSUPPORTED: &[(&str, &str)] = &[
+    ("service", "service files are not read"),
+    ("servicefile", "service files are not read"),
+    ("requirepeer", "the owner of the server process is not checked"),
+    ("scram_client_key", "only a password can be used for SCRAM"),
+    ("scram_server_key", "only a password can be used for SCRAM"),
+];
+
+/// Fails for the first setting whose value libpq would not accept, or that demands what is missing.
+pub fn check(settings: &Settings) -> Result<()> {
+    for (keyword, lacking) in UNSUPPORTED {
+        if let Some(value) = settings.value(keyword) {
+            return Err(refusal(keyword, value, lacking));
+        }
+    }
+    // It makes verify-full the default, so it demands TLS by itself.
+    if settings.value("sslrootcert") == Some("system") {
+        return Err(refusal(
+            "sslrootcert",
+            "system",
+            "connections are not encrypted yet",
+        ));
+    }
+    CHOICES.iter().try_for_each(|choice| choice.check(settings))
+}
+
+impl Choice {
+    fn check(&self, settings: &Settings) -> Result<()> {
+        let keyword = self.keyword;
+        match settings.value(keyword) {
+            None => Ok(()),
+            Some(value) if self.honoured.contains(&value) => Ok(()),
+            Some(value) if self.refused.contains(&value) => Err(refusal(keyword, value, self.lacking)),
+            Some(value) => Err(Error::usage(format!("invalid {keyword} value: \"{value}\""))),
+        }
+    }
+}
+
+fn refusal(keyword: &str, value: &str, lacking: &str) -> Error {
+    // The keys of SCRAM are secrets.
+    if keyword.starts_with("scram_") {
+        return Error::unsupported(format!("{keyword} is not supported: {lacking}"));
+    }
+    Error::unsupported(format!("{keyword} value \"{value}\" is not supported: {lacking}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(keyword: &str, value: &str) -> String {
+        let mut settings = Settings::default();
+        settings.set(keyword, value).unwrap();
+        check(&settings).map_or_else(|error| error.to_string(), |()| "honoured".to_owned())
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_by_name() {
+        for (keyword, value) in [
+            ("sslmode", "require"),
+            ("sslmode", "verify-ca"),
+            ("sslmode", "verify-full"),
+            ("sslrootcert", "system"),
+            ("sslnegotiation", "direct"),
+            ("sslcertmode", "require"),
+            ("channel_binding", "require"),
+            ("gssencmode", "require"),
+            ("target_session_attrs", "read-write"),
+            ("target_session_attrs", "prefer-standby"),
+            ("load_balance_hosts", "random"),
+            ("min_protocol_version", "3.2"),
+            ("service", "x"),
+            ("requirepeer", "postgres"),
+        ] {
+            let start = format!("{keyword} value \"{value}\" is not supported: ");
+            let verdict = verdict(keyword, value);
+            assert!(verdict.starts_with(&start), "{verdict}");
+        }
+    }
+
+    #[test]
+    fn a_refused_key_is_not_shown() {
+        let verdict = verdict("scram_client_key", "c2VjcmV0");
+        assert_eq!(
+            verdict,
+            "scram_client_key is not supported: only a password can be used for SCRAM"
+        );
+    }
+
+    #[test]
+    fn what_permits_a_plain_connection_goes_through() {
+        for (keyword, value) in [
+            ("sslmode", "prefer"),
+            ("sslmode", "allow"),
+            ("sslmode", "disable"),
+            ("sslrootcert", "/nowhere/root.crt"),
+            ("sslcert", "/nowhere/client.crt"),
+            ("channel_binding", "prefer"),
+            ("gssencmode", "prefer"),
+            ("target_session_attrs", "any"),
+            ("max_protocol_version", "latest"),
+        ] {
+            assert_eq!(verdict(keyword, value), "honoured", "{keyword}={value}");
+        }
+    }
+
+    #[test]
+    fn a_value_nobody_knows_gets_the_message_of_libpq() {
+        assert_eq!(
+            verdict("sslmode", "Require"),
+            "invalid sslmode value: \"Require\""
+        );
+    }
+}

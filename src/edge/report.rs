@@ -1,0 +1,143 @@
+//! The server's errors and notices, made ours.
+//!
+//! Source of the fields: PostgreSQL doc protocol.sgml, "Error and Notice Message Fields".
+
+use std::io;
+
+use crate::error::Error;
+
+/// The fields of an ErrorResponse or NoticeResponse that walring uses.
+#[derive(Default)]
+struct Report {
+    /// As the operator is to read it, perhaps translated.
+    severity: String,
+    /// In English; servers since 9.6 send it.
+    plain_severity: String,
+    sqlstate: String,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl Report {
+    /// Reads a message's body, as forgiving as can be: a report that breaks off is still a report.
+    fn parse(body: &[u8]) -> Report {
+        let mut report = Report::default();
+        for field in body.split(|byte| *byte == 0) {
+            let Some((kind, text)) = field.split_first() else {
+                break;
+            };
+            let text = String::from_utf8_lossy(text).into_owned();
+            match kind {
+                b'S' => report.severity = text,
+                b'V' => report.plain_severity = text,
+                b'C' => report.sqlstate = text,
+                b'M' => report.message = text,
+                b'D' => report.detail = Some(text),
+                b'H' => report.hint = Some(text),
+                _ => {}
+            }
+        }
+        report
+    }
+
+    /// As libpq shows it, with two blanks.
+    fn line(&self) -> String {
+        format!("{}:  {}", self.severity, self.message)
+    }
+}
+
+/// The error that the body of an ErrorResponse (what follows its length) tells of, worded as libpq
+/// does: `FATAL:  the text`, detail and hint apart.
+pub fn parse_error_response(body: &[u8]) -> Error {
+    let report = Report::parse(body);
+    let mut error = Error::server(report.line(), report.sqlstate);
+    if let Some(detail) = report.detail {
+        error = error.with_detail(detail);
+    }
+    if let Some(hint) = report.hint {
+        error = error.with_hint(hint);
+    }
+    error
+}
+
+/// Logs the body of a NoticeResponse: a warning as one, anything less as information.
+pub fn log_notice(body: &[u8]) {
+    let report = Report::parse(body);
+    match report.plain_severity.as_str() {
+        "WARNING" => tracing::warn!("server: {}", report.line()),
+        _ => tracing::info!("server: {}", report.line()),
+    }
+}
+
+/// The system's error in its own words, without the number that Rust adds.
+pub(crate) fn system_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// The same error, its message preceded by what was being done.
+pub(crate) fn in_context(context: &str, error: Error) -> Error {
+    let message = format!("{context}: {error}");
+    reworded(message, &error)
+}
+
+/// The same error with another message.
+pub(crate) fn reworded(message: String, error: &Error) -> Error {
+    let mut new = match error.sqlstate() {
+        Some(sqlstate) => Error::server(message, sqlstate),
+        None if error.is_retryable() => Error::connection(message),
+        None => Error::unsupported(message),
+    };
+    if let Some(detail) = error.detail() {
+        new = new.with_detail(detail);
+    }
+    if let Some(hint) = error.hint() {
+        new = new.with_hint(hint);
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_reads_as_libpq_shows_it() {
+        let body = b"SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed\0Dwhy\0Hwhat\0Fauth.c\0\0";
+        let error = parse_error_response(body);
+        assert_eq!(error.to_string(), "FATAL:  password authentication failed");
+        assert_eq!(error.sqlstate(), Some("28P01"));
+        assert_eq!((error.detail(), error.hint()), (Some("why"), Some("what")));
+    }
+
+    #[test]
+    fn a_report_that_breaks_off_is_still_reported() {
+        let error = parse_error_response(b"SERROR\0Mhalf a mess");
+        assert_eq!(error.to_string(), "ERROR:  half a mess");
+        assert_eq!(parse_error_response(b"").to_string(), ":  ");
+        assert_eq!(parse_error_response(b"SE\0M\xff\0\0").to_string(), "E:  \u{fffd}");
+    }
+
+    #[test]
+    fn an_error_of_the_system_has_no_number() {
+        let error = io::Error::from_raw_os_error(32);
+        assert_eq!(system_text(&error), "Broken pipe");
+        assert_eq!(system_text(&io::Error::other("x")), "x");
+    }
+
+    #[test]
+    fn context_keeps_everything_else() {
+        let error = Error::server("ERROR:  x", "42710")
+            .with_detail("d")
+            .with_hint("h");
+        let error = in_context("could not", error);
+        assert_eq!(error.to_string(), "could not: ERROR:  x");
+        assert_eq!(error.sqlstate(), Some("42710"));
+        assert_eq!((error.detail(), error.hint()), (Some("d"), Some("h")));
+        assert!(!in_context("c", Error::unsupported("x")).is_retryable());
+    }
+}

@@ -1,0 +1,392 @@
+//! One connection: from finding out where to start to the end of the stream, over as many timelines
+//! as it takes.
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::cli::ReceiveOptions;
+use super::connection::Connection;
+use super::directory::Directory;
+use super::history;
+use super::logging::LogFormat;
+use super::progress_line::ProgressLine;
+use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
+use super::report::{in_context, log_notice, parse_error_response};
+use crate::core::demand::Durability;
+use crate::core::latency::Latency;
+use crate::core::lsn::{Lsn, SegmentSize, Timeline};
+use crate::core::order::{Config, Ending};
+use crate::core::start::{self, Encoding, Facts, Position, SegmentFile, Stage};
+use crate::error::{Error, Result};
+use crate::ring::buffer::Slots;
+use crate::ring::segment::{Place, Segments};
+use crate::ring::setup::{SLOTS, WINDOW};
+use crate::ring::stop::Stop;
+use crate::ring::stream::{self, Ended, Shared, Watch};
+
+/// Servers from here on tell where a replication slot starts.
+const TELLS_SLOT_POSITION: u32 = 150_000;
+
+/// A server so far ahead is worth a progress line, in bytes.
+const WORTH_SHOWING: u64 = 16 << 20;
+
+/// What outlives a connection.
+pub struct Receiving<'a> {
+    /// The command line.
+    pub options: &'a ReceiveOptions,
+    /// The target directory, locked.
+    pub directory: Directory,
+    /// The unit of writes, in bytes.
+    pub block: u64,
+    /// The buffer slots.
+    pub slots: Slots,
+    /// What was measured.
+    pub latency: Latency,
+    /// The operator's wish.
+    pub stop: Stop,
+    /// The server of the first connection: another one under the same address is refused.
+    pub system_identifier: Option<u64>,
+    /// Bytes received by this process, ever.
+    pub received_bytes: u64,
+}
+
+/// How a connection ended, other than by an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The end position is reached, or the operator asked for the end.
+    Finished,
+}
+
+/// What the server said before streaming began.
+struct Server {
+    identity: SystemIdentity,
+    segment_size: SegmentSize,
+}
+
+impl Receiving<'_> {
+    /// Streams until the end position, the operator or an error ends it.
+    pub async fn run(&mut self, connection: &mut Connection) -> Result<Outcome> {
+        let server = self.ask_server(connection).await?;
+        let files = self.directory.scan(server.segment_size)?;
+        self.directory.check_system_identifier(
+            &files,
+            server.identity.system_identifier,
+            server.segment_size,
+        )?;
+        let mut position = self.find_start(connection, &server, &files).await?;
+        if server.identity.timeline < position.timeline {
+            let message = format!(
+                "starting timeline {} is not present in the server",
+                position.timeline
+            );
+            return Err(Error::connection(message));
+        }
+        debug!(
+            "starting log streaming at {} (timeline {})",
+            position.lsn, position.timeline
+        );
+        loop {
+            self.fetch_history(connection, position.timeline).await?;
+            if self.options.endpos.is_some_and(|endpos| endpos < position.lsn) {
+                debug!(
+                    "stopped log streaming at {} (timeline {})",
+                    position.lsn, position.timeline
+                );
+                return Ok(Outcome::Finished);
+            }
+            let next = match self.stream(connection, &server, &files, position).await? {
+                Some(next) => next,
+                None => return Ok(Outcome::Finished),
+            };
+            debug!("switched to timeline {} at {}", next.timeline, next.lsn);
+            position = Position {
+                lsn: server.segment_size.floor(next.lsn),
+                ..next
+            };
+        }
+    }
+
+    async fn ask_server(&mut self, connection: &mut Connection) -> Result<Server> {
+        // Group access to the data directory means group access to what is received from it.
+        if connection.data_directory_mode().await? & 0o050 == 0o050 {
+            self.directory.allow_group_access();
+        }
+        let identity = connection.identify_system().await?;
+        let segment_size = connection.wal_segment_size().await?;
+        let first = *self.system_identifier.get_or_insert(identity.system_identifier);
+        if first != identity.system_identifier {
+            let found = identity.system_identifier;
+            let message =
+                format!("the server is another one: its system identifier is {found}, it was {first}");
+            return Err(
+                Error::directory(message).with_hint("Connect to the server that streaming began with.")
+            );
+        }
+        Ok(Server {
+            identity,
+            segment_size,
+        })
+    }
+
+    async fn find_start(
+        &self,
+        connection: &mut Connection,
+        server: &Server,
+        files: &[SegmentFile],
+    ) -> Result<Position> {
+        let plan = start::plan(&Facts {
+            files,
+            segment_size: server.segment_size,
+            requested: self.options.start_lsn,
+            slot: self.slot_position(connection, server, files).await?,
+            server: Position {
+                lsn: server.identity.flushed,
+                timeline: server.identity.timeline,
+            },
+        });
+        for warning in &plan.warnings {
+            warn!("{warning}");
+        }
+        for name in &plan.set_aside {
+            let aside = self.directory.set_aside(name)?;
+            warn!("\"{name}\" is longer than a segment and was renamed to \"{aside}\"");
+        }
+        self.directory.sync()?;
+        Ok(Position {
+            lsn: plan.lsn,
+            timeline: plan.timeline,
+        })
+    }
+
+    /// The slot's restart position, which counts only where the directory does not tell.
+    async fn slot_position(
+        &self,
+        connection: &mut Connection,
+        server: &Server,
+        files: &[SegmentFile],
+    ) -> Result<Option<Position>> {
+        let asked = self.options.slot.as_deref().filter(|_| files.is_empty());
+        let Some(name) = asked.filter(|_| connection.server_version_num() >= TELLS_SLOT_POSITION) else {
+            return Ok(None);
+        };
+        let slot = connection.read_replication_slot(name).await?;
+        let timeline = slot.restart_timeline.unwrap_or(server.identity.timeline);
+        Ok(slot.restart_lsn.map(|lsn| Position { lsn, timeline }))
+    }
+
+    async fn fetch_history(&self, connection: &mut Connection, timeline: Timeline) -> Result<()> {
+        if history::is_known(&self.directory, timeline)? {
+            return Ok(());
+        }
+        let history = connection.timeline_history(timeline).await?;
+        history::store(&self.directory, timeline, &history.file_name, &history.content)
+    }
+
+    /// Streams one timeline; where the next one begins, unless that was the end.
+    async fn stream(
+        &mut self,
+        connection: &mut Connection,
+        server: &Server,
+        files: &[SegmentFile],
+        position: Position,
+    ) -> Result<Option<Position>> {
+        let slot = self.options.slot.as_deref();
+        let answer = connection
+            .start_replication(slot, position.lsn, position.timeline)
+            .await?;
+        if let StartAnswer::EndOfTimeline { next, switch } = answer {
+            return next_timeline(position, next, switch, position.lsn).map(Some);
+        }
+        let ended = self.run_stream(connection, server, files, position).await?;
+        self.received_bytes += ended.received.bytes_since(position.lsn);
+        if let Some(name) = &ended.partial {
+            info!("not renaming \"{name}\", segment is not complete");
+        }
+        self.follow(connection, position, ended).await
+    }
+
+    async fn run_stream(
+        &mut self,
+        connection: &mut Connection,
+        server: &Server,
+        files: &[SegmentFile],
+        position: Position,
+    ) -> Result<Ended> {
+        let mut segments = Segments::new(Place {
+            directory: self.directory.path().to_owned(),
+            timeline: position.timeline,
+            size: server.segment_size,
+            mode: self.directory.file_mode().bits(),
+            direct: !self.options.buffered,
+        })?;
+        let left = segments.resume(server.segment_size.segment_of(position.lsn))?;
+        if self.options.synchronous && left.is_none() {
+            segments
+                .prepare(&mut self.slots, server.identity.flushed.bytes_since(position.lsn))
+                .await;
+        }
+        let config = self.config(server, position, left, files);
+        let mut display = Display::new(self.options, position);
+        let (socket, early) = connection.detach()?;
+        let shared = Shared {
+            slots: &mut self.slots,
+            latency: &mut self.latency,
+            stop: &self.stop,
+            watch: &mut display,
+        };
+        stream::run(config, segments, socket, early, shared).await
+    }
+
+    fn config(
+        &self,
+        server: &Server,
+        position: Position,
+        left: Option<u64>,
+        files: &[SegmentFile],
+    ) -> Config {
+        let options = self.options;
+        let durability = match (options.synchronous, options.no_sync) {
+            (true, _) => Durability::Synchronous,
+            (false, true) => Durability::Background,
+            (false, false) => Durability::Deferred,
+        };
+        Config {
+            segment_size: server.segment_size,
+            block: self.block,
+            slots: SLOTS,
+            window: WINDOW,
+            durability,
+            claims_flush: options.synchronous || options.slot.is_some(),
+            status_interval: options.status_interval,
+            receive_timeout: options.receive_timeout,
+            end_position: options.endpos,
+            start: position.lsn,
+            preserve_end: preserve_end(server.segment_size, position, left, files),
+            named: left.is_some(),
+        }
+    }
+
+    /// What the end of a stream means.
+    async fn follow(
+        &self,
+        connection: &mut Connection,
+        position: Position,
+        ended: Ended,
+    ) -> Result<Option<Position>> {
+        let Ended {
+            ending,
+            received,
+            socket,
+            unread,
+            ..
+        } = ended;
+        match ending {
+            Ending::Stopped | Ending::EndPosition => {
+                connection.attach(socket, unread)?;
+                debug!(
+                    "stopped log streaming at {received} (timeline {})",
+                    position.timeline
+                );
+                Ok(None)
+            }
+            Ending::CopyDone | Ending::EndOfCopy => {
+                connection.attach(socket, unread)?;
+                match connection.finish_streaming().await? {
+                    StreamEnd::EndOfTimeline { next, switch } => {
+                        next_timeline(position, next, switch, received).map(Some)
+                    }
+                    StreamEnd::Stopped | StreamEnd::Shutdown => Err(Error::connection(
+                        "replication stream was terminated before stop point",
+                    )),
+                }
+            }
+            Ending::ServerError(body) => Err(in_context(
+                "unexpected termination of replication stream",
+                parse_error_response(&body),
+            )),
+            Ending::Failed(error) => Err(error),
+        }
+    }
+}
+
+/// Where the next timeline begins, if the server's word makes sense.
+fn next_timeline(position: Position, next: Timeline, switch: Lsn, received: Lsn) -> Result<Position> {
+    let current = position.timeline;
+    if next <= current {
+        let message =
+            format!("server reported unexpected next timeline {next}, following timeline {current}");
+        return Err(Error::protocol(message));
+    }
+    if switch > received {
+        let message = format!(
+            "server stopped streaming timeline {current} at {received}, but reported next timeline {next} to begin at {switch}"
+        );
+        return Err(Error::protocol(message));
+    }
+    Ok(Position {
+        lsn: switch,
+        timeline: next,
+    })
+}
+
+/// Up to where the files of this timeline hold bytes that an earlier run may have acknowledged. In
+/// the segment that streaming starts in that is the content's end; of later partials, which a start
+/// below a damaged segment can meet, nothing is known, and all is kept.
+fn preserve_end(size: SegmentSize, position: Position, left: Option<u64>, files: &[SegmentFile]) -> Lsn {
+    let content_end = position.lsn.advanced_by(left.unwrap_or(0));
+    let later = files.iter().filter(|file| {
+        file.timeline == position.timeline
+            && file.segment > size.segment_of(position.lsn)
+            && (file.encoding, file.stage) == (Encoding::Plain, Stage::Partial)
+    });
+    later
+        .map(|file| size.end_of(file.segment))
+        .fold(content_end, Lsn::max)
+}
+
+/// What the operator sees of a stream.
+struct Display {
+    line: ProgressLine,
+    timeline: Timeline,
+    start: Lsn,
+    shown: bool,
+}
+
+impl Display {
+    fn new(options: &ReceiveOptions, position: Position) -> Display {
+        let terminal = options.log.format == LogFormat::Text && io::stderr().is_terminal();
+        let Position { lsn, timeline } = position;
+        Display {
+            line: ProgressLine::new(terminal),
+            timeline,
+            start: lsn,
+            shown: false,
+        }
+    }
+}
+
+impl Watch for Display {
+    fn progress(&mut self, elapsed: Duration, received: Lsn, server_end: Lsn) {
+        if server_end.bytes_since(received) > WORTH_SHOWING {
+            self.shown = true;
+            self.line.update(
+                elapsed,
+                received.bytes_since(self.start),
+                server_end.bytes_since(self.start),
+            );
+        } else if self.shown {
+            self.shown = false;
+            self.line.finish();
+        }
+    }
+
+    fn finished(&mut self, end: Lsn) {
+        debug!("finished segment at {end} (timeline {})", self.timeline);
+    }
+
+    fn notice(&mut self, body: &[u8]) {
+        log_notice(body);
+    }
+}

@@ -1,0 +1,177 @@
+//! The connection options: their names, their environment variables and the values given for them.
+//!
+//! Source: PostgreSQL doc libpq.sgml, "Parameter Key Words" and "Environment Variables" (18).
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+
+/// Every option libpq 18 knows, and the environment variable that stands in for it. Options that
+/// mean nothing to walring are listed too: a connection string that works with libpq must parse.
+const OPTIONS: &[(&str, Option<&str>)] = &[
+    ("application_name", Some("PGAPPNAME")),
+    ("channel_binding", Some("PGCHANNELBINDING")),
+    ("client_encoding", Some("PGCLIENTENCODING")),
+    ("connect_timeout", Some("PGCONNECT_TIMEOUT")),
+    ("dbname", None), // PGDATABASE has no say in a replication connection
+    ("fallback_application_name", None),
+    ("gssdelegation", Some("PGGSSDELEGATION")),
+    ("gssencmode", Some("PGGSSENCMODE")),
+    ("gsslib", Some("PGGSSLIB")),
+    ("host", Some("PGHOST")),
+    ("hostaddr", Some("PGHOSTADDR")),
+    ("keepalives", None),
+    ("keepalives_count", None),
+    ("keepalives_idle", None),
+    ("keepalives_interval", None),
+    ("krbsrvname", Some("PGKRBSRVNAME")),
+    ("load_balance_hosts", Some("PGLOADBALANCEHOSTS")),
+    ("max_protocol_version", Some("PGMAXPROTOCOLVERSION")),
+    ("min_protocol_version", Some("PGMINPROTOCOLVERSION")),
+    ("oauth_client_id", None),
+    ("oauth_client_secret", None),
+    ("oauth_issuer", None),
+    ("oauth_scope", None),
+    ("options", Some("PGOPTIONS")),
+    ("passfile", Some("PGPASSFILE")),
+    ("password", Some("PGPASSWORD")),
+    ("port", Some("PGPORT")),
+    ("replication", None),
+    ("require_auth", Some("PGREQUIREAUTH")),
+    ("requirepeer", Some("PGREQUIREPEER")),
+    ("scram_client_key", None),
+    ("scram_server_key", None),
+    ("service", Some("PGSERVICE")),
+    ("servicefile", None), // PGSERVICEFILE alone names no service
+    ("ssl_max_protocol_version", Some("PGSSLMAXPROTOCOLVERSION")),
+    ("ssl_min_protocol_version", Some("PGSSLMINPROTOCOLVERSION")),
+    ("sslcert", Some("PGSSLCERT")),
+    ("sslcertmode", Some("PGSSLCERTMODE")),
+    ("sslcompression", Some("PGSSLCOMPRESSION")),
+    ("sslcrl", Some("PGSSLCRL")),
+    ("sslcrldir", Some("PGSSLCRLDIR")),
+    ("sslkey", Some("PGSSLKEY")),
+    ("sslkeylogfile", None),
+    ("sslmode", Some("PGSSLMODE")),
+    ("sslnegotiation", Some("PGSSLNEGOTIATION")),
+    ("sslpassword", None),
+    ("sslrootcert", Some("PGSSLROOTCERT")),
+    ("sslsni", Some("PGSSLSNI")),
+    ("target_session_attrs", Some("PGTARGETSESSIONATTRS")),
+    ("tcp_user_timeout", None),
+    ("user", Some("PGUSER")),
+];
+
+/// The values given for connection options, in the order of precedence they were set in.
+///
+/// Has no `Debug`: one of the values may be a password.
+#[derive(Default)]
+pub struct Settings {
+    values: BTreeMap<&'static str, String>,
+}
+
+impl Settings {
+    /// Sets an option; a later value replaces an earlier one, and an empty one says nothing.
+    ///
+    /// `requiressl` is libpq's old spelling of `sslmode`. Fails for a keyword libpq does not know.
+    pub fn set(&mut self, keyword: &str, value: &str) -> Result<()> {
+        if keyword == "requiressl" {
+            let mode = if value.starts_with('1') {
+                "require"
+            } else {
+                "prefer"
+            };
+            return self.set("sslmode", mode);
+        }
+        let (keyword, _) = OPTIONS
+            .iter()
+            .find(|(name, _)| *name == keyword)
+            .ok_or_else(|| Error::usage(format!("invalid connection option \"{keyword}\"")))?;
+        if !value.is_empty() {
+            self.values.insert(keyword, value.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Fills what is not set yet from the environment.
+    pub fn fill_from(&mut self, env: &dyn Fn(&str) -> Option<String>) {
+        let present = |variable: &str| env(variable).filter(|value| !value.is_empty());
+        for (keyword, variable) in OPTIONS {
+            if let Some(value) = variable.and_then(present) {
+                self.values.entry(keyword).or_insert(value);
+            }
+        }
+        if present("PGREQUIRESSL").is_some_and(|value| value.starts_with('1')) {
+            self.values.entry("sslmode").or_insert("require".to_owned());
+        }
+    }
+
+    /// The value of an option; never empty.
+    pub fn value(&self, keyword: &str) -> Option<&str> {
+        self.values.get(keyword).map(String::as_str)
+    }
+
+    /// The value of an option that is a whole number, as libpq reads it: blanks around it are
+    /// allowed. Fails with libpq's message if it is none or does not fit 32 bits.
+    pub fn integer(&self, keyword: &str) -> Result<Option<i32>> {
+        self.value(keyword)
+            .map(|text| parse_integer(keyword, text))
+            .transpose()
+    }
+}
+
+/// A whole number given for the option `keyword`; the error is libpq's.
+pub fn parse_integer(keyword: &str, text: &str) -> Result<i32> {
+    text.trim().parse().map_err(|_| {
+        Error::usage(format!(
+            "invalid integer value \"{text}\" for connection option \"{keyword}\""
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_keyword_gets_the_message_of_libpq() {
+        let error = Settings::default().set("foo", "1").unwrap_err();
+        assert_eq!(error.to_string(), "invalid connection option \"foo\"");
+    }
+
+    #[test]
+    fn the_last_value_wins_and_an_empty_one_says_nothing() {
+        let mut settings = Settings::default();
+        for value in ["a", "b", ""] {
+            settings.set("host", value).unwrap();
+        }
+        assert_eq!(settings.value("host"), Some("b"));
+        settings.fill_from(&|name| (name == "PGHOST").then(|| "c".to_owned()));
+        assert_eq!(settings.value("host"), Some("b"));
+    }
+
+    #[test]
+    fn whole_numbers_are_read_as_libpq_reads_them() {
+        let mut settings = Settings::default();
+        settings.set("connect_timeout", " 10 ").unwrap();
+        assert_eq!(settings.integer("connect_timeout").unwrap(), Some(10));
+        for bad in ["abc", "1x", "99999999999", "1 2"] {
+            settings.set("port", bad).unwrap();
+            let message = settings.integer("port").unwrap_err().to_string();
+            assert_eq!(
+                message,
+                format!("invalid integer value \"{bad}\" for connection option \"port\"")
+            );
+        }
+    }
+
+    #[test]
+    fn the_old_ways_to_demand_tls_still_demand_it() {
+        let mut settings = Settings::default();
+        settings.set("requiressl", "1").unwrap();
+        assert_eq!(settings.value("sslmode"), Some("require"));
+        let mut settings = Settings::default();
+        settings.fill_from(&|name| (name == "PGREQUIRESSL").then(|| "1".to_owned()));
+        assert_eq!(settings.value("sslmode"), Some("require"));
+    }
+}

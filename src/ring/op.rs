@@ -1,0 +1,120 @@
+//! The operations of the data path.
+//!
+//! Each is a plain struct without an allocation, and owns what the kernel uses until it has ended:
+//! the buffer and the file. Dropping one early leaks neither: the runtime keeps both until the
+//! kernel is done.
+
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use io_uring::{cqueue, opcode, squeue, types};
+use tokio_uring::buf::IoBuf;
+use tokio_uring::buf::fixed::FixedBuf;
+use tokio_uring::fs::File;
+use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+
+/// An operation in flight that gives back what it owned.
+pub type InFlight<D> = InFlightOneshot<D, GiveBack<D>>;
+
+/// Turns a completion into its result and what the operation owned.
+#[derive(Debug)]
+pub struct GiveBack<D>(PhantomData<fn() -> D>);
+
+impl<D: 'static> OneshotOutputTransform for GiveBack<D> {
+    type Output = (io::Result<u32>, D);
+    type StoredData = D;
+
+    fn transform_oneshot_output(self, data: D, cqe: cqueue::Entry) -> Self::Output {
+        let result = u32::try_from(cqe.result()).map_err(|_| io::Error::from_raw_os_error(-cqe.result()));
+        (result, data)
+    }
+}
+
+/// Queues an operation. `data` must own everything that `entry` points to.
+fn submit<D: 'static>(data: D, entry: squeue::Entry) -> InFlight<D> {
+    UnsubmittedOneshot::new(data, GiveBack(PhantomData), entry).submit()
+}
+
+/// The file's descriptor, for calls that the ring does not offer.
+pub fn descriptor(file: &File) -> BorrowedFd<'_> {
+    // SAFETY: the file owns the descriptor and outlives the borrow.
+    unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) }
+}
+
+/// A read of the socket.
+pub type Receive = InFlight<(FixedBuf, Rc<OwnedFd>)>;
+
+/// Reads from the socket into a range of a slot.
+pub fn receive(socket: &Rc<OwnedFd>, buffer: FixedBuf, range: Range<usize>) -> Receive {
+    assert!(range.end <= buffer.bytes_total());
+    // SAFETY: the range lies within the buffer, as asserted.
+    let start = unsafe { buffer.stable_ptr().add(range.start) }.cast_mut();
+    let fd = types::Fd(socket.as_raw_fd());
+    let entry = opcode::ReadFixed::new(fd, start, range.len() as u32, buffer.buf_index()).build();
+    submit((buffer, Rc::clone(socket)), entry)
+}
+
+/// Asks the kernel to withdraw the operation in flight on the socket: a read, for nothing else waits
+/// there. The read itself reports what became of it.
+pub fn cancel(socket: &Rc<OwnedFd>) -> InFlight<Rc<OwnedFd>> {
+    let builder = types::CancelBuilder::fd(types::Fd(socket.as_raw_fd()));
+    submit(Rc::clone(socket), opcode::AsyncCancel2::new(builder).build())
+}
+
+/// A write of a part of a slot.
+pub type Write = InFlight<(FixedBuf, Rc<File>)>;
+
+/// Writes a range of a buffer at `offset` of the file; if `durable`, it is when the write ends.
+pub fn write(file: &Rc<File>, buffer: FixedBuf, range: Range<usize>, offset: u64, durable: bool) -> Write {
+    assert!(range.end <= buffer.bytes_total());
+    // SAFETY: the range lies within the buffer, as asserted.
+    let start = unsafe { buffer.stable_ptr().add(range.start) };
+    let fd = types::Fd(file.as_raw_fd());
+    let flags = if durable { libc::RWF_DSYNC } else { 0 };
+    let entry = opcode::WriteFixed::new(fd, start, range.len() as u32, buffer.buf_index())
+        .offset(offset)
+        .rw_flags(flags)
+        .build();
+    submit((buffer, Rc::clone(file)), entry)
+}
+
+/// A sync of a file's data, and of the metadata without which the data cannot be read.
+pub type Sync = InFlight<Rc<File>>;
+
+/// Makes durable what was written to the file.
+pub fn sync_data(file: &Rc<File>) -> Sync {
+    let fd = types::Fd(file.as_raw_fd());
+    submit(
+        Rc::clone(file),
+        opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+    )
+}
+
+/// A send of bytes that the socket did not take at once.
+pub type Send = InFlight<(Vec<u8>, Rc<OwnedFd>)>;
+
+/// Sends from `sent` on.
+pub fn send(socket: &Rc<OwnedFd>, bytes: Vec<u8>, sent: usize) -> Send {
+    let rest = &bytes[sent..];
+    let entry = opcode::Send::new(types::Fd(socket.as_raw_fd()), rest.as_ptr(), rest.len() as u32).build();
+    // The bytes of a vector stay where they are when the vector moves.
+    submit((bytes, Rc::clone(socket)), entry)
+}
+
+/// A timer.
+pub type Timeout = InFlight<Box<types::Timespec>>;
+
+/// Ends after `delay`, with the resolution of the kernel's high-resolution timers.
+pub fn timeout(delay: Duration) -> Timeout {
+    let delay = Box::new(
+        types::Timespec::new()
+            .sec(delay.as_secs())
+            .nsec(delay.subsec_nanos()),
+    );
+    let entry = opcode::Timeout::new(std::ptr::from_ref(&*delay)).build();
+    submit(delay, entry)
+}

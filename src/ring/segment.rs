@@ -1,0 +1,365 @@
+//! The segment files of a stream, and their names.
+//!
+//! A file gets its name with `.partial` only when the segment before it has lost its own: a receiver
+//! that takes over looks for the newest name, and must not find one behind a gap. Until then it is
+//! written under the name of a spare. Names are changed by the ring too, each change followed by one
+//! sync of the directory; the core counts nothing as durable before that has ended.
+
+use std::collections::VecDeque;
+use std::fs::OpenOptions;
+use std::future::poll_fn;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustix::fs::FallocateFlags;
+use tokio::task::JoinHandle;
+use tokio_uring::fs::{File, rename};
+
+use super::buffer::Slots;
+use super::spare::{PREFIX, Prepared, Spare};
+use crate::core::lsn::{SegmentNumber, SegmentSize, Timeline};
+use crate::error::{Error, Result};
+
+/// A first segment up to this size, in bytes, is zeroed before streaming begins.
+const ZEROED_AT_START: u64 = 64 << 20;
+
+/// Where and how the files of a stream are kept.
+#[derive(Debug)]
+pub struct Place {
+    /// The target directory.
+    pub directory: PathBuf,
+    /// The timeline that is in the names.
+    pub timeline: Timeline,
+    /// Bytes in a segment.
+    pub size: SegmentSize,
+    /// Permissions of new files.
+    pub mode: u32,
+    /// Whether files are written past the page cache.
+    pub direct: bool,
+}
+
+impl Place {
+    /// The path of a file in the directory.
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The name of a segment that is not complete.
+    pub fn partial_name(&self, segment: SegmentNumber) -> String {
+        format!("{}.partial", self.final_name(segment))
+    }
+
+    /// The name of a complete segment.
+    pub fn final_name(&self, segment: SegmentNumber) -> String {
+        segment.file_name(self.timeline, self.size)
+    }
+
+    /// An error that names the file.
+    fn failed(&self, verb: &str, name: &str, error: &io::Error) -> Error {
+        Error::disk(format!(
+            "could not {verb} file \"{}\": {error}",
+            self.path_of(name).display()
+        ))
+    }
+
+    /// Removes spares that an earlier run left.
+    fn remove_left_spares(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the `.partial` that an earlier run left, if there is one, and makes it as long as a
+    /// segment. Nothing that it holds is changed, and it is made durable before it is built upon.
+    fn open_left_partial(&self, segment: SegmentNumber) -> io::Result<Option<Left>> {
+        let path = self.path_of(&self.partial_name(segment));
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let reader = match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        match rustix::fs::fallocate(&reader, FallocateFlags::empty(), 0, self.size.bytes()) {
+            Err(rustix::io::Errno::OPNOTSUPP) => reader.set_len(self.size.bytes())?,
+            other => other?,
+        }
+        reader.sync_all()?;
+        if self.direct {
+            options.custom_flags(libc::O_DIRECT);
+        }
+        let file = Rc::new(File::from_std(options.open(&path)?));
+        Ok(Some(Left { file, reader }))
+    }
+}
+
+/// A partial that an earlier run left.
+struct Left {
+    file: Rc<File>,
+    /// The same file through the page cache: what is not received yet is read from here.
+    reader: std::fs::File,
+}
+
+/// How many bytes of the file there are up to the last that is not zero.
+fn content_length(mut file: &std::fs::File) -> io::Result<u64> {
+    let mut buffer = vec![0; 256 << 10];
+    let (mut offset, mut end) = (0, 0);
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(end);
+        }
+        if let Some(last) = buffer[..count].iter().rposition(|&byte| byte != 0) {
+            end = offset + last as u64 + 1;
+        }
+        offset += count as u64;
+    }
+}
+
+/// An open segment file.
+struct SegmentFile {
+    segment: SegmentNumber,
+    file: Rc<File>,
+    name: String,
+    /// For a partial that an earlier run left.
+    reader: Option<std::fs::File>,
+}
+
+/// The open segment files of a stream, oldest first, and the spare.
+pub struct Segments {
+    place: Rc<Place>,
+    directory: Rc<File>,
+    open: VecDeque<SegmentFile>,
+    spare: Spare,
+}
+
+/// A change of names that is in flight.
+pub type NameChange = JoinHandle<io::Result<()>>;
+
+impl Segments {
+    /// No file is open yet; spares that an earlier run left are removed.
+    pub fn new(place: Place) -> Result<Segments> {
+        let failed = |error| {
+            Error::disk(format!(
+                "could not open directory \"{}\": {error}",
+                place.directory.display()
+            ))
+        };
+        let directory = std::fs::File::open(&place.directory).map_err(failed)?;
+        place.remove_left_spares().map_err(failed)?;
+        let place = Rc::new(place);
+        let spare = Spare::new(Rc::clone(&place));
+        let directory = Rc::new(File::from_std(directory));
+        Ok(Segments {
+            place,
+            directory,
+            open: VecDeque::new(),
+            spare,
+        })
+    }
+
+    /// Opens the partial that an earlier run left of the segment where the stream starts. Gives the
+    /// length of its content in bytes; `None`: there is no such file.
+    pub fn resume(&mut self, segment: SegmentNumber) -> Result<Option<u64>> {
+        let name = self.place.partial_name(segment);
+        let open = || -> io::Result<Option<(Left, u64)>> {
+            let Some(left) = self.place.open_left_partial(segment)? else {
+                return Ok(None);
+            };
+            let length = content_length(&left.reader)?;
+            Ok(Some((left, length)))
+        };
+        let left = open().map_err(|error| self.place.failed("open", &name, &error))?;
+        let Some((Left { file, reader }, length)) = left else {
+            return Ok(None);
+        };
+        self.open.push_back(SegmentFile {
+            segment,
+            file,
+            name,
+            reader: Some(reader),
+        });
+        Ok(Some(length))
+    }
+
+    /// Prepares the first segment before streaming begins: a receiver that is nearly caught up gets it
+    /// zeroed, as long as that takes no time worth mentioning. What fails here shows, or has passed,
+    /// when the file is needed.
+    pub async fn prepare(&mut self, slots: &mut Slots, lag: u64) {
+        let size = self.place.size.bytes();
+        if lag <= size && size <= ZEROED_AT_START {
+            poll_fn(|cx| {
+                while self.spare.poll(cx, Duration::ZERO, slots, size) {}
+                if self.spare.is_busy() {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
+            })
+            .await;
+        }
+    }
+
+    /// Goes on preparing the next segment; true if something has changed.
+    pub fn poll(&mut self, cx: &mut Context<'_>, now: Duration, slots: &mut Slots, allowance: u64) -> bool {
+        self.spare.poll(cx, now, slots, allowance)
+    }
+
+    /// Whether the spare is being written to.
+    pub fn is_zeroing(&self) -> bool {
+        self.spare.is_writing()
+    }
+
+    /// The file of a segment; opened now if need be. `Ok(None)`: it is not ready yet, try again when
+    /// [`Segments::poll`] has changed something.
+    pub fn file(&mut self, segment: SegmentNumber, now: Duration) -> Result<Option<Rc<File>>> {
+        if let Some(open) = self.find(segment) {
+            return Ok(Some(Rc::clone(&open.file)));
+        }
+        let name = self.place.partial_name(segment);
+        let left = self.place.open_left_partial(segment);
+        let opened = match left.map_err(|error| self.place.failed("open", &name, &error))? {
+            Some(Left { file, reader }) => SegmentFile {
+                segment,
+                file,
+                name,
+                reader: Some(reader),
+            },
+            None => match self
+                .spare
+                .take(now)
+                .map_err(|error| self.place.failed("create", &name, &error))?
+            {
+                Some(Prepared { file, name }) => SegmentFile {
+                    segment,
+                    file,
+                    name,
+                    reader: None,
+                },
+                None => return Ok(None),
+            },
+        };
+        let file = Rc::clone(&opened.file);
+        self.open.push_back(opened);
+        Ok(Some(file))
+    }
+
+    /// The name under which the segment's file is known now, for messages.
+    pub fn name_of(&self, segment: SegmentNumber) -> String {
+        self.find(segment)
+            .map_or_else(|| self.place.partial_name(segment), |open| open.name.clone())
+    }
+
+    /// Fills `block`, which belongs at `offset` of the segment, with what the file holds there, if an
+    /// earlier run left it; otherwise the block stays as it is.
+    pub fn keep(&self, segment: SegmentNumber, block: &mut [u8], offset: u64) -> Result<()> {
+        let Some(SegmentFile {
+            reader: Some(reader),
+            name,
+            ..
+        }) = self.find(segment)
+        else {
+            return Ok(());
+        };
+        reader
+            .read_exact_at(block, offset)
+            .map_err(|error| self.place.failed("read", name, &error))
+    }
+
+    /// Gives the segment's file its name with `.partial`, durably.
+    pub fn name(&mut self, segment: SegmentNumber) -> NameChange {
+        let renames = self.rename_to(segment, self.place.partial_name(segment));
+        self.change(renames.into_iter().collect())
+    }
+
+    /// Takes `.partial` from the segment's name and, if `next`, gives the next one's file its name:
+    /// two renames, one sync of the directory.
+    pub fn finish(&mut self, segment: SegmentNumber, next: bool) -> NameChange {
+        let finished = self.rename_to(segment, self.place.final_name(segment));
+        let begun = if next {
+            self.rename_to(segment.next(), self.place.partial_name(segment.next()))
+        } else {
+            None
+        };
+        self.change(finished.into_iter().chain(begun).collect())
+    }
+
+    /// Closes the segment's file.
+    pub fn close(&mut self, segment: SegmentNumber) {
+        self.open.retain(|open| open.segment != segment);
+    }
+
+    /// Ends the stream: what has no name of a segment is removed. Gives the name of the partial that
+    /// stays, if one does.
+    pub fn end(self) -> Option<String> {
+        self.spare.discard();
+        let (spares, named): (Vec<_>, Vec<_>) = self
+            .open
+            .into_iter()
+            .partition(|open| open.name.starts_with(PREFIX));
+        for spare in spares {
+            // If it stays, the next start removes it.
+            let _ = std::fs::remove_file(self.place.path_of(&spare.name));
+        }
+        named
+            .into_iter()
+            .map(|open| open.name)
+            .find(|name| name.ends_with(".partial"))
+    }
+
+    fn find(&self, segment: SegmentNumber) -> Option<&SegmentFile> {
+        self.open.iter().find(|open| open.segment == segment)
+    }
+
+    /// Notes a file's new name; its old and new path, unless it has the name already.
+    fn rename_to(&mut self, segment: SegmentNumber, name: String) -> Option<(PathBuf, PathBuf)> {
+        let open = self.open.iter_mut().find(|open| open.segment == segment)?;
+        let old = std::mem::replace(&mut open.name, name);
+        (old != open.name).then(|| (self.place.path_of(&old), self.place.path_of(&open.name)))
+    }
+
+    fn change(&self, renames: Vec<(PathBuf, PathBuf)>) -> NameChange {
+        let directory = Rc::clone(&self.directory);
+        tokio_uring::spawn(async move {
+            for (from, to) in renames {
+                rename(from, to).await?;
+            }
+            directory.sync_all().await
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ends_at_the_last_byte_that_is_not_zero() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for (length, last) in [
+            (0, None),
+            (1 << 20, None),
+            (1 << 20, Some(0)),
+            (1 << 20, Some((512 << 10) - 1)),
+        ] {
+            let mut content = vec![0; length];
+            if let Some(last) = last {
+                content[last] = 1;
+            }
+            std::fs::write(&path, content).unwrap();
+            let file = std::fs::File::open(&path).unwrap();
+            assert_eq!(
+                content_length(&file).unwrap(),
+                last.map_or(0, |last| last as u64 + 1)
+            );
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Starting the ring, or saying in one line why it cannot be started and what to do.
+
+use std::fs;
+use std::io;
+
+use rustix::process::{Resource, getrlimit};
+use tokio_uring::{Runtime, builder, uring_builder};
+
+use super::buffer::Slots;
+use crate::error::{Error, Result};
+
+/// Operations that may be in flight at once, with room to spare: a swallowed submission would hang.
+const ENTRIES: u32 = 64;
+
+/// Number of slots, and bytes of WAL in each: six of 1 MiB are enough for full speed, and stay below
+/// the 8 MiB that an unprivileged process may lock.
+pub const SLOTS: usize = 6;
+
+/// Bytes of WAL in a slot.
+pub const WINDOW: usize = 1 << 20;
+
+/// The oldest Linux whose io_uring can withdraw a read of a socket by its descriptor.
+const OLDEST_LINUX: (u32, u32) = (5, 19);
+
+/// Starts the runtime and its ring.
+pub fn start() -> Result<Runtime> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    if kernel_version(&release).is_some_and(|version| version < OLDEST_LINUX) {
+        let (major, minor) = OLDEST_LINUX;
+        let message = format!("io_uring of Linux {release} is too old: walring needs {major}.{minor}");
+        return Err(Error::unsupported(message).with_hint("Install a newer kernel, or use pg_receivewal."));
+    }
+    let mut fast = uring_builder();
+    fast.setup_coop_taskrun().setup_single_issuer();
+    let attempt = Runtime::new(builder().entries(ENTRIES).uring_builder(&fast));
+    let attempt = match attempt {
+        // A kernel before 6.0 does not know the second of the two; they only save work.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            Runtime::new(builder().entries(ENTRIES).uring_builder(&uring_builder()))
+        }
+        other => other,
+    };
+    attempt.map_err(|error| refused(&error))
+}
+
+/// Allocates and registers the slots on the ring of this thread; `block` is the disk's.
+pub fn register_slots(block: usize) -> Result<Slots> {
+    Slots::register(SLOTS, WINDOW + block).map_err(|error| {
+        let message = format!("could not register buffers with io_uring: {error}");
+        let limit = getrlimit(Resource::Memlock).current.map_or("unlimited".into(), |bytes| format!("{bytes} bytes"));
+        let needed = (SLOTS * (WINDOW + block) + Slots::ZEROS).div_ceil(1 << 20);
+        Error::unsupported(message).with_hint(format!(
+            "The limit of locked memory (ulimit -l, systemd's LimitMEMLOCK) is {limit}; walring needs {needed} MiB."
+        ))
+    })
+}
+
+/// Why the kernel does not give us a ring.
+fn refused(error: &io::Error) -> Error {
+    let message = format!("io_uring is not available: {error}");
+    let setting = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    let hint = match (error.raw_os_error(), setting.trim()) {
+        (Some(libc::EPERM), "1") => {
+            "kernel.io_uring_disabled is 1: add the user to the group in kernel.io_uring_group, \
+             or set it to 0 with sysctl."
+        }
+        (Some(libc::EPERM), "2") => "kernel.io_uring_disabled is 2: set it to 0 with sysctl.",
+        (Some(libc::EPERM | libc::EACCES), _) => {
+            "A seccomp profile forbids io_uring_setup, as those of containers do by default: allow \
+             io_uring_setup, io_uring_enter and io_uring_register."
+        }
+        (Some(libc::ENOSYS), _) => {
+            "The kernel is built without io_uring, or a seccomp profile hides it: allow io_uring_setup, \
+             io_uring_enter and io_uring_register."
+        }
+        (Some(libc::ENOMEM), _) => "Raise the limit of locked memory: ulimit -l, systemd's LimitMEMLOCK.",
+        _ => "See io_uring_setup(2) for the meaning of this error.",
+    };
+    Error::unsupported(message).with_hint(hint)
+}
+
+/// Major and minor number of a release such as `6.1.0-18-amd64`.
+fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_read_as_far_as_it_is_a_version() {
+        assert_eq!(kernel_version("6.1.0-18-amd64"), Some((6, 1)));
+        assert_eq!(kernel_version("5.15.167.4-microsoft-standard"), Some((5, 15)));
+        assert_eq!(kernel_version("unknown"), None);
+        assert!(kernel_version("5.4.0").unwrap() < OLDEST_LINUX);
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        let error = refused(&io::Error::from_raw_os_error(libc::ENOSYS));
+        assert!(error.to_string().contains("io_uring is not available"));
+        assert!(error.hint().unwrap().contains("seccomp"));
+    }
+}

@@ -1,0 +1,240 @@
+//! The segment file that is prepared ahead, so that no commit waits for it at the boundary.
+//!
+//! It is allocated in full at once, which is where a full disk shows: a whole segment early. While
+//! the stream is live it is then zeroed, in small steps at the pace of the stream, because a write
+//! that overwrites needs no change of metadata to be durable. It may be taken at any time: what is
+//! not zeroed yet is allocated, and reads as zeros all the same.
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_uring::fs::{File, OpenOptions};
+
+use super::buffer::Slots;
+use super::op;
+use super::segment::Place;
+
+/// After a failure the next attempt waits so long.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Prefix of a prepared file's name: no tool takes it for a segment.
+pub const PREFIX: &str = ".walring-spare-";
+
+/// A prepared file under a name that no tool takes for a segment's.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The file, of a segment's size, empty or zero.
+    pub file: Rc<File>,
+    /// Its name in the directory.
+    pub name: String,
+}
+
+enum State {
+    Idle {
+        retry_at: Duration,
+    },
+    Creating(JoinHandle<io::Result<File>>, String),
+    /// Zeroed so far, the write that zeroes more, if one is in flight.
+    Zeroing(Prepared, u64, Option<op::Write>),
+    /// Zeroed in full; its metadata is being made durable.
+    Syncing(Prepared, JoinHandle<io::Result<()>>),
+    Ready(Prepared),
+}
+
+/// The spare of a stream.
+pub struct Spare {
+    place: Rc<Place>,
+    state: State,
+    count: u64,
+    failure: Option<io::Error>,
+}
+
+impl Spare {
+    /// No spare yet.
+    pub fn new(place: Rc<Place>) -> Spare {
+        Spare {
+            place,
+            state: State::Idle {
+                retry_at: Duration::ZERO,
+            },
+            count: 0,
+            failure: None,
+        }
+    }
+
+    /// Goes on preparing: `allowance` bytes may be zero by now. True if something has changed.
+    pub fn poll(&mut self, cx: &mut Context<'_>, now: Duration, slots: &mut Slots, allowance: u64) -> bool {
+        let state = std::mem::replace(&mut self.state, State::Idle { retry_at: now });
+        let (state, changed) = match state {
+            State::Idle { retry_at } if now >= retry_at => (self.create(), true),
+            State::Creating(mut task, name) => match Pin::new(&mut task).poll(cx) {
+                Poll::Ready(result) => (self.created(result, name, now), true),
+                Poll::Pending => (State::Creating(task, name), false),
+            },
+            State::Zeroing(prepared, zeroed, write) => {
+                self.zero(cx, slots, allowance, (prepared, zeroed, write))
+            }
+            State::Syncing(prepared, mut task) => match Pin::new(&mut task).poll(cx) {
+                // A failed sync is not trusted: the durable writes to come will tell.
+                Poll::Ready(_) => (State::Ready(prepared), true),
+                Poll::Pending => (State::Syncing(prepared, task), false),
+            },
+            other => (other, false),
+        };
+        self.state = state;
+        changed
+    }
+
+    /// The prepared file, as far as it is; `Ok(None)` while it is being created or written to, an
+    /// error if it could not be created.
+    pub fn take(&mut self, now: Duration) -> io::Result<Option<Prepared>> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
+        let idle = State::Idle { retry_at: now };
+        match std::mem::replace(&mut self.state, idle) {
+            State::Zeroing(prepared, _, None) | State::Syncing(prepared, _) | State::Ready(prepared) => {
+                Ok(Some(prepared))
+            }
+            State::Idle { .. } => {
+                self.state = State::Idle {
+                    retry_at: Duration::ZERO,
+                };
+                Ok(None)
+            }
+            busy => {
+                self.state = busy;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether it is being prepared, and is not as good as it gets.
+    pub fn is_busy(&self) -> bool {
+        !matches!(self.state, State::Ready(_) | State::Idle { .. })
+    }
+
+    /// Whether a write of zeros is in flight.
+    pub fn is_writing(&self) -> bool {
+        matches!(self.state, State::Zeroing(_, _, Some(_)))
+    }
+
+    /// Removes the file that was not needed.
+    pub fn discard(self) {
+        let name = match &self.state {
+            State::Idle { .. } => return,
+            State::Creating(_, name) => name,
+            State::Zeroing(prepared, ..) | State::Syncing(prepared, _) | State::Ready(prepared) => {
+                &prepared.name
+            }
+        };
+        // If it stays, the next start removes it.
+        let _ = std::fs::remove_file(self.place.path_of(name));
+    }
+
+    fn create(&mut self) -> State {
+        let name = format!("{PREFIX}{}", self.count);
+        self.count += 1;
+        let path = self.place.path_of(&name);
+        let task = tokio_uring::spawn(create(
+            path,
+            self.place.size.bytes(),
+            self.place.mode,
+            self.place.direct,
+        ));
+        State::Creating(task, name)
+    }
+
+    fn created(
+        &mut self,
+        result: Result<io::Result<File>, tokio::task::JoinError>,
+        name: String,
+        now: Duration,
+    ) -> State {
+        match result.map_err(io::Error::other).flatten() {
+            Ok(file) => {
+                self.failure = None;
+                State::Zeroing(
+                    Prepared {
+                        file: Rc::new(file),
+                        name,
+                    },
+                    0,
+                    None,
+                )
+            }
+            Err(error) => {
+                if self.failure.is_none() {
+                    tracing::warn!(
+                        "could not prepare the next segment in \"{}\": {error}",
+                        self.place.directory.display()
+                    );
+                }
+                self.failure = Some(error);
+                let _ = std::fs::remove_file(self.place.path_of(&name));
+                State::Idle {
+                    retry_at: now + RETRY,
+                }
+            }
+        }
+    }
+
+    fn zero(
+        &self,
+        cx: &mut Context<'_>,
+        slots: &mut Slots,
+        allowance: u64,
+        (prepared, mut zeroed, mut write): (Prepared, u64, Option<op::Write>),
+    ) -> (State, bool) {
+        let size = self.place.size.bytes();
+        if let Some(running) = &mut write {
+            let Poll::Ready((result, (buffer, _))) = Pin::new(running).poll(cx) else {
+                return (State::Zeroing(prepared, zeroed, write), false);
+            };
+            slots.put_zeros(buffer);
+            // Zeros only save work later: if they cannot be written, the file serves without.
+            zeroed = result.map_or(size, |count| zeroed + u64::from(count));
+            return (State::Zeroing(prepared, zeroed, None), true);
+        }
+        if zeroed >= size {
+            let file = Rc::clone(&prepared.file);
+            let task = tokio_uring::spawn(async move { file.sync_all().await });
+            return (State::Syncing(prepared, task), true);
+        }
+        let step = (size - zeroed).min(Slots::ZEROS as u64);
+        if zeroed + step > allowance.min(size) {
+            return (State::Zeroing(prepared, zeroed, None), false);
+        }
+        let Some(zeros) = slots.take_zeros() else {
+            return (State::Zeroing(prepared, zeroed, None), false);
+        };
+        let running = op::write(&prepared.file, zeros, 0..step as usize, zeroed, false);
+        (State::Zeroing(prepared, zeroed, Some(running)), true)
+    }
+}
+
+/// Creates a file and allocates it in full.
+async fn create(path: PathBuf, size: u64, mode: u32, direct: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(mode);
+    if direct {
+        options.custom_flags(libc::O_DIRECT);
+    }
+    let file = options.open(path).await?;
+    match file.fallocate(0, size, 0).await {
+        // File systems without allocation get a sparse file: a full disk then shows later.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            rustix::fs::ftruncate(op::descriptor(&file), size)?;
+        }
+        other => other?,
+    }
+    file.sync_all().await?;
+    Ok(file)
+}

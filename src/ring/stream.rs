@@ -1,0 +1,525 @@
+//! The loop: carries out what the core orders, and reports what became of it.
+//!
+//! One task, one future, no allocation per message. Each turn polls what is in flight, hands results
+//! to the core, carries out its orders, and arms the socket; submissions go out together when the
+//! thread parks. Only the status is sent past the ring, with a call that does not block: a send
+//! through the ring costs a wake-up of its own for a completion that nobody waits for.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::BytesMut;
+use rustix::net::SendFlags;
+use tokio_uring::fs::File;
+
+use super::buffer::Slots;
+use super::op;
+use super::segment::{NameChange, Segments};
+use super::stop::Stop;
+use super::timer::Timer;
+use crate::core::latency::Latency;
+use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize};
+use crate::core::message::{COPY_DONE, Status};
+use crate::core::order::{Config, Ending, Output, Write};
+use crate::core::receiver::Receiver;
+use crate::core::writes::Slot;
+use crate::error::{Error, Result};
+
+/// PostgreSQL's epoch, 2000-01-01 UTC, in microseconds since 1970.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// What a stream shows while it runs.
+pub trait Watch {
+    /// So much arrived, and so far the server is; `elapsed` since the stream began.
+    fn progress(&mut self, elapsed: Duration, received: Lsn, server_end: Lsn);
+    /// A segment is complete up to `end`.
+    fn finished(&mut self, end: Lsn);
+    /// The server sent a notice (a NoticeResponse without its head).
+    fn notice(&mut self, body: &[u8]);
+}
+
+/// What outlives a stream.
+pub struct Shared<'a> {
+    /// The memory.
+    pub slots: &'a mut Slots,
+    /// How long bytes took to become durable.
+    pub latency: &'a mut Latency,
+    /// The operator's wish.
+    pub stop: &'a Stop,
+    /// What the operator sees.
+    pub watch: &'a mut dyn Watch,
+}
+
+/// How a stream ended.
+pub struct Ended {
+    /// Why.
+    pub ending: Ending,
+    /// Where.
+    pub received: Lsn,
+    /// The socket, still open.
+    pub socket: OwnedFd,
+    /// What was read from it and belongs to whoever runs commands next.
+    pub unread: BytesMut,
+    /// The partial that stays.
+    pub partial: Option<String>,
+}
+
+/// Receives one stream until it ends. `socket` is in blocking mode; `early` are bytes of the stream
+/// that were read from it already. An error is one of the disk's, after which nothing more may be
+/// acknowledged.
+pub async fn run(
+    config: Config,
+    segments: Segments,
+    socket: OwnedFd,
+    early: BytesMut,
+    shared: Shared<'_>,
+) -> Result<Ended> {
+    let size = config.segment_size;
+    let mut stream = Stream {
+        core: Receiver::new(config, Duration::ZERO),
+        flight: Flight::new(shared.slots),
+        socket: Rc::new(socket),
+        unsent: VecDeque::new(),
+        segments,
+        size,
+        postponed: None,
+        timer: Timer::default(),
+        began: Instant::now(),
+        ended: false,
+        shared,
+    };
+    stream.feed(early);
+    let result = poll_fn(|cx| stream.turn(cx)).await;
+    poll_fn(|cx| stream.land(cx)).await;
+    match result {
+        Ok(()) => stream.conclude(),
+        Err(error) => {
+            stream.segments.end();
+            Err(error)
+        }
+    }
+}
+
+/// What the kernel has.
+struct Flight {
+    receive: Option<(Slot, op::Receive)>,
+    cancel: Option<op::InFlight<Rc<OwnedFd>>>,
+    /// By slot: the segment written to, and the write.
+    writes: Vec<Option<(SegmentNumber, op::Write)>>,
+    sync: Option<(SegmentNumber, op::Sync)>,
+    send: Option<op::Send>,
+    names: Option<(NameOrder, NameChange)>,
+}
+
+/// Which change of names is in flight.
+#[derive(Debug, Clone, Copy)]
+enum NameOrder {
+    Name(SegmentNumber),
+    Finish(SegmentNumber, bool),
+}
+
+impl Flight {
+    fn new(slots: &Slots) -> Flight {
+        let writes = (0..slots.count()).map(|_| None).collect();
+        Flight {
+            receive: None,
+            cancel: None,
+            writes,
+            sync: None,
+            send: None,
+            names: None,
+        }
+    }
+}
+
+struct Stream<'a> {
+    core: Receiver,
+    flight: Flight,
+    socket: Rc<OwnedFd>,
+    /// Bytes that wait until the socket takes those before them.
+    unsent: VecDeque<u8>,
+    segments: Segments,
+    size: SegmentSize,
+    /// An order that waits for its segment's file to be prepared.
+    postponed: Option<Output>,
+    timer: Timer,
+    began: Instant,
+    ended: bool,
+    shared: Shared<'a>,
+}
+
+impl Stream<'_> {
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Hands the core what was read before the stream began, as if it arrived now.
+    fn feed(&mut self, mut early: BytesMut) {
+        while !early.is_empty() {
+            let Some((slot, range)) = self.core.arm(self.now()) else {
+                break;
+            };
+            let count = range.len().min(early.len());
+            let mut buffer = self.shared.slots.take(slot);
+            buffer[range.start..range.start + count].copy_from_slice(&early.split_to(count));
+            self.core.received(self.now(), count, &mut buffer);
+            self.shared.slots.put(slot, buffer);
+        }
+    }
+
+    /// One turn: everything that can be done without waiting.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        loop {
+            let mut changed = self.poll_flight(cx)?;
+            if self.shared.stop.poll_requested(cx) {
+                changed |= self.stop_once();
+            }
+            while let Some(order) = self.next_order() {
+                changed = true;
+                if !self.carry_out(order)? {
+                    break;
+                }
+            }
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            changed |= self.arm();
+            if !changed && !self.poll_timer(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn poll_flight(&mut self, cx: &mut Context<'_>) -> Result<bool> {
+        let received = self.poll_receive(cx);
+        let written = self.poll_writes(cx)?;
+        let synced = self.poll_sync(cx)?;
+        let named = self.poll_names(cx)?;
+        let sent = self.poll_send(cx);
+        let allowance = self.core.zeroing_allowance();
+        let prepared = self.segments.poll(cx, self.now(), self.shared.slots, allowance);
+        Ok(received | written | synced | named | sent | prepared)
+    }
+
+    fn next_order(&mut self) -> Option<Output> {
+        self.postponed.take().or_else(|| self.core.poll())
+    }
+
+    fn stop_once(&mut self) -> bool {
+        let first = !self.core.is_ending();
+        if first {
+            self.core.stop(self.now());
+        }
+        first
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        let fired = self.timer.poll(cx, self.now(), self.core.deadline());
+        if fired {
+            self.core.tick(self.now());
+        }
+        fired
+    }
+
+    fn arm(&mut self) -> bool {
+        if self.flight.cancel.is_some() {
+            return false;
+        }
+        let Some((slot, range)) = self.core.arm(self.now()) else {
+            return false;
+        };
+        let buffer = self.shared.slots.take(slot);
+        self.flight.receive = Some((slot, op::receive(&self.socket, buffer, range)));
+        true
+    }
+
+    // ---- results ----
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(cancel) = &mut self.flight.cancel
+            && Pin::new(cancel).poll(cx).is_ready()
+        {
+            self.flight.cancel = None;
+        }
+        let Some((slot, receive)) = &mut self.flight.receive else {
+            return false;
+        };
+        let slot = *slot;
+        let Poll::Ready((result, (mut buffer, _))) = Pin::new(receive).poll(cx) else {
+            return false;
+        };
+        self.flight.receive = None;
+        let now = self.now();
+        match result {
+            Ok(count) => {
+                self.core.received(now, count as usize, &mut buffer);
+                self.shared
+                    .watch
+                    .progress(now, self.core.progress().received(), self.core.server_end());
+            }
+            Err(error) if is_interruption(&error) => self.core.receive_cancelled(now),
+            Err(error) => {
+                let message = format!("could not receive data from WAL stream: {error}");
+                self.core.receive_failed(now, Error::connection(message));
+            }
+        }
+        self.shared.slots.put(slot, buffer);
+        true
+    }
+
+    fn poll_writes(&mut self, cx: &mut Context<'_>) -> Result<bool> {
+        let mut changed = false;
+        for index in 0..self.flight.writes.len() {
+            let Some((segment, write)) = &mut self.flight.writes[index] else {
+                continue;
+            };
+            let segment = *segment;
+            let Poll::Ready((result, (buffer, _))) = Pin::new(write).poll(cx) else {
+                continue;
+            };
+            self.flight.writes[index] = None;
+            self.shared.slots.put(Slot(index), buffer);
+            let count = result
+                .and_then(none_is_full)
+                .map_err(|error| self.disk_error("write", segment, &error))?;
+            self.core.written(self.now(), Slot(index), u64::from(count));
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    fn poll_sync(&mut self, cx: &mut Context<'_>) -> Result<bool> {
+        let Some((segment, sync)) = &mut self.flight.sync else {
+            return Ok(false);
+        };
+        let segment = *segment;
+        let Poll::Ready((result, _)) = Pin::new(sync).poll(cx) else {
+            return Ok(false);
+        };
+        self.flight.sync = None;
+        result.map_err(|error| self.disk_error("fsync", segment, &error))?;
+        self.core.synced(self.now());
+        Ok(true)
+    }
+
+    fn poll_names(&mut self, cx: &mut Context<'_>) -> Result<bool> {
+        let Some((order, change)) = &mut self.flight.names else {
+            return Ok(false);
+        };
+        let order = *order;
+        let Poll::Ready(result) = Pin::new(change).poll(cx) else {
+            return Ok(false);
+        };
+        self.flight.names = None;
+        let (NameOrder::Name(segment) | NameOrder::Finish(segment, _)) = order;
+        let result = result.map_err(io::Error::other).flatten();
+        result.map_err(|error| self.disk_error("rename", segment, &error))?;
+        match order {
+            NameOrder::Name(_) => self.core.named(self.now()),
+            NameOrder::Finish(segment, next) => {
+                self.core.finished(self.now(), next);
+                self.shared.watch.finished(self.size.end_of(segment));
+            }
+        }
+        Ok(true)
+    }
+
+    /// What the socket refuses shows when it is read: a broken connection ends the stream there.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(send) = &mut self.flight.send else {
+            return false;
+        };
+        let Poll::Ready((result, (bytes, _))) = Pin::new(send).poll(cx) else {
+            return false;
+        };
+        let sent = result.map_or(bytes.len(), |count| count as usize);
+        self.flight.send = None;
+        if sent < bytes.len() {
+            self.flight.send = Some(op::send(&self.socket, bytes, sent));
+        } else if !self.unsent.is_empty() {
+            let rest = std::mem::take(&mut self.unsent).into();
+            self.flight.send = Some(op::send(&self.socket, rest, 0));
+        }
+        true
+    }
+
+    fn disk_error(&self, verb: &str, segment: SegmentNumber, error: &io::Error) -> Error {
+        let name = self.segments.name_of(segment);
+        let message = format!("could not {verb} WAL file \"{name}\": {error}");
+        match error.raw_os_error() {
+            // Nothing was half done: once there is room, the segment is received again.
+            Some(libc::ENOSPC | libc::EDQUOT) => Error::disk(message),
+            _ => Error::disk_broken(message),
+        }
+    }
+
+    // ---- orders ----
+
+    /// Carries out an order; false if it has to wait for a file to be prepared.
+    fn carry_out(&mut self, order: Output) -> Result<bool> {
+        match order {
+            Output::Write(write) => return self.order_write(write),
+            Output::Carry { from, to } => self.carry(from, to),
+            Output::CancelReceive => self.flight.cancel = Some(op::cancel(&self.socket)),
+            Output::Sync(segment) => return self.order_sync(segment),
+            Output::Name(segment) => {
+                self.flight.names = Some((NameOrder::Name(segment), self.segments.name(segment)));
+            }
+            Output::Finish { segment, next } => {
+                let change = self.segments.finish(segment, next);
+                self.flight.names = Some((NameOrder::Finish(segment, next), change));
+            }
+            Output::Close(segment) => self.segments.close(segment),
+            Output::Status(status) => self.send_status(&status),
+            Output::CopyDone => self.send(&COPY_DONE),
+            Output::Waited(waited) => self.shared.latency.record(waited),
+            Output::Notice(body) => self.shared.watch.notice(&body),
+            Output::End => self.ended = true,
+        }
+        Ok(true)
+    }
+
+    fn carry(&mut self, from: Slot, to: Slot) {
+        let slots = &mut *self.shared.slots;
+        let (mut old, mut new) = (slots.take(from), slots.take(to));
+        self.core.carry(self.began.elapsed(), &mut old, &mut new);
+        slots.put(from, old);
+        slots.put(to, new);
+    }
+
+    fn order_write(&mut self, order: Write) -> Result<bool> {
+        let segment = self.size.segment_of(order.position);
+        let Some(file) = self.file(segment)? else {
+            self.postponed = Some(Output::Write(order));
+            return Ok(false);
+        };
+        let offset = self.size.offset_of(order.position);
+        let Write {
+            slot,
+            range,
+            durable,
+            keep_from,
+            ..
+        } = order;
+        let mut buffer = self.shared.slots.take(slot);
+        if let Some(from) = keep_from {
+            let kept = self.segments.keep(
+                segment,
+                &mut buffer[from..range.end],
+                offset + (from - range.start) as u64,
+            );
+            if let Err(error) = kept {
+                self.shared.slots.put(slot, buffer);
+                return Err(error);
+            }
+        }
+        self.flight.writes[slot.0] = Some((segment, op::write(&file, buffer, range, offset, durable)));
+        Ok(true)
+    }
+
+    fn order_sync(&mut self, segment: SegmentNumber) -> Result<bool> {
+        let Some(file) = self.file(segment)? else {
+            self.postponed = Some(Output::Sync(segment));
+            return Ok(false);
+        };
+        self.flight.sync = Some((segment, op::sync_data(&file)));
+        Ok(true)
+    }
+
+    fn file(&mut self, segment: SegmentNumber) -> Result<Option<Rc<File>>> {
+        self.segments.file(segment, self.began.elapsed())
+    }
+
+    fn send_status(&mut self, status: &Status) {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let clock = since_1970.as_micros() as i64 - POSTGRES_EPOCH_US;
+        self.send(&status.encode(clock));
+    }
+
+    /// Sends at once what the socket takes at once, and the rest through the ring, in order.
+    fn send(&mut self, bytes: &[u8]) {
+        if self.flight.send.is_some() {
+            self.unsent.extend(bytes);
+            return;
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = rustix::net::send(self.socket.as_fd(), bytes, flags).unwrap_or(0);
+        if sent < bytes.len() {
+            self.flight.send = Some(op::send(&self.socket, bytes.to_vec(), sent));
+        }
+    }
+
+    // ---- the end ----
+
+    /// Waits until the kernel has given back every slot.
+    fn land(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.flight.receive.is_some() && self.flight.cancel.is_none() {
+            self.flight.cancel = Some(op::cancel(&self.socket));
+        }
+        if let Some((slot, receive)) = &mut self.flight.receive
+            && let Poll::Ready((_, (buffer, _))) = Pin::new(receive).poll(cx)
+        {
+            self.shared.slots.put(*slot, buffer);
+            self.flight.receive = None;
+        }
+        // The results of a stream that has failed do not count; those of one that has ended are in.
+        for index in 0..self.flight.writes.len() {
+            if let Some((_, write)) = &mut self.flight.writes[index]
+                && let Poll::Ready((_, (buffer, _))) = Pin::new(write).poll(cx)
+            {
+                self.shared.slots.put(Slot(index), buffer);
+                self.flight.writes[index] = None;
+            }
+        }
+        if self.segments.is_zeroing() {
+            self.segments.poll(cx, self.began.elapsed(), self.shared.slots, 0);
+        }
+        let landed = self.flight.receive.is_none()
+            && self.flight.writes.iter().all(Option::is_none)
+            && !self.segments.is_zeroing();
+        if landed { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn conclude(self) -> Result<Ended> {
+        let received = self.core.progress().received();
+        let slot = self.core.receiving_slot();
+        let buffer = self.shared.slots.take(slot);
+        let (ending, unread) = self.core.into_ending(&buffer);
+        self.shared.slots.put(slot, buffer);
+        // What was in flight has landed, except perhaps a send that still holds the socket.
+        drop(self.flight);
+        let socket = Rc::try_unwrap(self.socket).or_else(|shared| shared.try_clone());
+        let socket =
+            socket.map_err(|error| Error::connection(format!("could not keep the socket: {error}")))?;
+        Ok(Ended {
+            ending,
+            received,
+            socket,
+            unread: BytesMut::from(&unread[..]),
+            partial: self.segments.end(),
+        })
+    }
+}
+
+/// A read that was withdrawn, or interrupted by a signal.
+fn is_interruption(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN)
+    )
+}
+
+/// A write that takes nothing is one on a full disk.
+fn none_is_full(count: u32) -> io::Result<u32> {
+    if count == 0 {
+        Err(io::Error::from_raw_os_error(libc::ENOSPC))
+    } else {
+        Ok(count)
+    }
+}
