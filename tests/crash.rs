@@ -3,7 +3,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::receiver::wait_for_streaming;
+use common::receiver::{streaming, wait_for_streaming};
 use common::wait::until;
 use common::{Archive, Lsn, Process, Server, ServerOptions, walring};
 
@@ -13,8 +13,7 @@ fn acknowledged_bytes_survive_kills_under_load() {
     server.pgbench_init();
     let _load = server.start_pgbench(&["-n", "-c", "2", "-T", "120"]);
     for round in 1..=8 {
-        let receiver = walring(&server, &archive, &["--synchronous"]);
-        wait_for_streaming(&server);
+        let receiver = streaming(&server, &archive);
         let goal = Lsn(server.flush_lsn().0 + (300 << 10) * round);
         server.wait_flushed(goal);
         let acknowledged = acknowledged(&server);
@@ -57,8 +56,7 @@ fn a_kill_between_two_segments_leaves_no_gap() {
     let (server, archive) = (Server::start(), Archive::new());
     let mut end = server.flush_lsn();
     for round in 0..15 {
-        let receiver = walring(&server, &archive, &["--synchronous"]);
-        wait_for_streaming(&server);
+        let receiver = streaming(&server, &archive);
         let started = Instant::now();
         end = server.switch_wal();
         // Kill around the moment the boundary is crossed: a little later each time.
@@ -75,8 +73,7 @@ fn a_kill_between_two_segments_leaves_no_gap() {
 fn a_killed_server_is_followed_after_its_recovery() {
     let (server, archive) = (Server::start(), Archive::new());
     server.pgbench_init();
-    let receiver = walring(&server, &archive, &["--synchronous"]);
-    wait_for_streaming(&server);
+    let receiver = streaming(&server, &archive);
     for _ in 0..3 {
         let _load = server.start_pgbench(&["-n", "-c", "2", "-T", "60"]);
         server.wait_flushed(server.write_wal(700));
@@ -112,8 +109,7 @@ fn a_base_backup_and_the_archive_restore_every_acknowledged_commit() {
 /// Receives all but the last megabyte of a 16 MB segment; gives what was acknowledged.
 fn with_most_of_a_segment(server: &Server, archive: &Archive) -> (Process, Lsn) {
     server.switch_wal();
-    let receiver = walring(server, archive, &["--synchronous"]);
-    wait_for_streaming(server);
+    let receiver = streaming(server, archive);
     let end = server.write_wal(14 << 10);
     server.wait_flushed(end);
     (receiver, end)

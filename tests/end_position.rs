@@ -62,9 +62,10 @@ fn the_position_the_server_has_reached_is_waited_behind() {
 #[test]
 fn what_was_received_is_on_disk_when_it_ends() {
     let (server, archive) = (Server::start(), Archive::new());
+    let start = server.flush_lsn().to_string();
     let middle = server.write_wal(2500);
     server.write_wal(100);
-    let start = ["--start-lsn", "0/1000000", "--endpos", &middle.to_string(), "-n"];
+    let start = ["--start-lsn", &start, "--endpos", &middle.to_string(), "-n"];
     walring(&server, &archive, &start).finish().assert_success();
     archive.assert_holds(&server, 1, middle);
 }

@@ -3,7 +3,8 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt;
 
-use common::{Archive, Server, ServerOptions, server, walring};
+use common::receiver::streaming;
+use common::{Archive, Server, ServerOptions, server};
 
 #[test]
 fn files_are_for_the_owner_only() {
@@ -28,7 +29,7 @@ fn files_are_for_the_group_too_where_the_servers_are() {
 fn receive_something(server: &Server, archive: &Archive) {
     server.restart_as_standby();
     server.promote();
-    let receiver = walring(server, archive, &["--synchronous"]);
+    let receiver = streaming(server, archive);
     server.wait_flushed(server.write_wal(1500));
     receiver.stop();
     let kinds = [

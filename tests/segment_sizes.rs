@@ -1,8 +1,8 @@
 //! Every segment size that `initdb --wal-segsize` can make.
 mod common;
 
-use common::receiver::wait_for_streaming;
-use common::{Archive, ServerOptions, walring};
+use common::receiver::streaming;
+use common::{Archive, ServerOptions};
 
 #[test]
 fn segments_of_one_megabyte() {
@@ -30,8 +30,7 @@ fn segments_of_one_gigabyte() {
 fn receive(segment_mb: u32, kilobytes: u32) {
     let server = ServerOptions::default().segment_mb(segment_mb).start();
     let archive = Archive::new();
-    let receiver = walring(&server, &archive, &["--synchronous"]);
-    wait_for_streaming(&server);
+    let receiver = streaming(&server, &archive);
     let end = server.write_wal(kilobytes);
     server.wait_flushed(end);
     receiver.stop();

@@ -3,7 +3,7 @@ mod common;
 
 use rustix::process::Signal;
 
-use common::receiver::wait_for_streaming;
+use common::receiver::{streaming, wait_for_streaming};
 use common::{Archive, Lsn, Process, Server, program, walring};
 
 #[test]
@@ -39,8 +39,7 @@ fn a_fast_shutdown_ends_without_synchronous_too() {
 #[test]
 fn it_goes_on_after_restarts_of_the_server() {
     let (server, archive) = (Server::start(), Archive::new());
-    let receiver = walring(&server, &archive, &["--synchronous"]);
-    wait_for_streaming(&server);
+    let receiver = streaming(&server, &archive);
     for _ in 0..3 {
         server.write_wal(1500);
         server.restart();
@@ -82,8 +81,7 @@ fn a_terminated_walsender_is_named_as_the_reason() {
 #[test]
 fn it_goes_on_after_a_terminated_walsender() {
     let (server, archive) = (Server::start(), Archive::new());
-    let receiver = walring(&server, &archive, &["--synchronous"]);
-    wait_for_streaming(&server);
+    let receiver = streaming(&server, &archive);
     server.write_wal(1500);
     server.sql("select pg_terminate_backend(pid) from pg_stat_replication");
     let end = server.write_wal(100);
@@ -96,7 +94,7 @@ fn it_goes_on_after_a_terminated_walsender() {
 fn signals_end_a_quiet_stream_with_success() {
     for signal in [Signal::INT, Signal::TERM] {
         let (server, archive) = (Server::start(), Archive::new());
-        let receiver = walring(&server, &archive, &["--synchronous"]);
+        let receiver = streaming(&server, &archive);
         server.wait_flushed(server.write_wal(10));
         receiver.end_by(signal).assert_success();
     }
@@ -106,8 +104,7 @@ fn signals_end_a_quiet_stream_with_success() {
 fn signals_end_a_stream_that_never_goes_quiet_with_success() {
     for signal in [Signal::INT, Signal::TERM] {
         let (server, archive) = (Server::start(), Archive::new());
-        let receiver = walring(&server, &archive, &["--synchronous"]);
-        wait_for_streaming(&server);
+        let receiver = streaming(&server, &archive);
         let mut load = server.start_sql(
             "select count(pg_logical_emit_message(false, 'load', repeat('x', 8000))) from generate_series(1, 120000)",
         );
@@ -136,8 +133,7 @@ fn signals_end_the_wait_for_a_server_that_does_not_answer() {
 fn signals_end_the_wait_before_the_next_attempt() {
     for signal in [Signal::INT, Signal::TERM] {
         let (server, archive) = (Server::start(), Archive::new());
-        let receiver = walring(&server, &archive, &["--synchronous"]);
-        wait_for_streaming(&server);
+        let receiver = streaming(&server, &archive);
         server.stop_fast();
         receiver.wait_for_line("disconnected");
         receiver.end_by(signal).assert_success();

@@ -2,7 +2,7 @@
 mod common;
 
 use common::process::Exit;
-use common::receiver::{aim, wait_for_streaming, walring_command};
+use common::receiver::{aim, streaming, wait_for_streaming, walring_command};
 use common::wait::{until, within};
 use common::{Archive, Process, Server, ServerOptions, program, walring};
 use std::path::Path;
@@ -146,7 +146,7 @@ fn wal_the_server_has_removed_is_an_error_in_its_words() {
         .config("min_wal_size = 2MB")
         .start();
     let archive = Archive::new();
-    let receiver = walring(&server, &archive, &["--synchronous"]);
+    let receiver = streaming(&server, &archive);
     server.wait_flushed(server.write_wal(10));
     receiver.stop();
     let kept = archive.names();

@@ -1,7 +1,7 @@
 //! Where streaming starts: behind the newest segment of the directory, whatever state its partial is in.
 mod common;
 
-use common::receiver::wait_for_streaming;
+use common::receiver::streaming;
 use common::{Archive, Lsn, Server, ServerOptions, walring};
 
 #[test]
@@ -113,8 +113,7 @@ fn names_go_on_across_the_four_gigabyte_line() {
     common::server::run(reset);
     server.start_again();
     let archive = Archive::new();
-    let receiver = walring(&server, &archive, &["--synchronous"]);
-    wait_for_streaming(&server);
+    let receiver = streaming(&server, &archive);
     let mut end = server.flush_lsn();
     while end <= Lsn((4 << 30) + (1 << 20)) {
         end = server.switch_wal();

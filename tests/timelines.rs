@@ -1,7 +1,7 @@
 //! Promotions: the new timeline is followed, and its history kept.
 mod common;
 
-use common::receiver::wait_for_streaming;
+use common::receiver::{streaming, wait_for_streaming};
 use common::wait::until;
 use common::{Archive, Lsn, Server, walring};
 
@@ -85,8 +85,7 @@ fn a_promoted_standby_serves_both_timelines_from_its_slot() {
 #[test]
 fn a_switch_point_on_a_segment_boundary_is_crossed() {
     let (server, archive) = (Server::start(), Archive::new());
-    let receiver = walring(&server, &archive, &["--synchronous"]);
-    wait_for_streaming(&server);
+    let receiver = streaming(&server, &archive);
     let boundary = server.switch_wal();
     let last = Lsn(boundary.0 - 1).segment_name(1, server.segment_bytes());
     until("the segment is finished", || {

@@ -18,6 +18,13 @@ pub fn walring_command(server: &Server, archive: &Archive, arguments: &[&str]) -
     aim(program::receive(), server, archive.path(), arguments)
 }
 
+/// The program under test, once it streams synchronously: what is written from now on goes through it.
+pub fn streaming(server: &Server, archive: &Archive) -> Process {
+    let receiver = walring(server, archive, &["--synchronous"]);
+    wait_for_streaming(server);
+    receiver
+}
+
 /// PostgreSQL's own receiver, to compare with.
 pub fn pg_receivewal(server: &Server, archive: &Archive, arguments: &[&str]) -> Process {
     Process::spawn(pg_receivewal_command(server, archive, arguments))

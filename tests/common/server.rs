@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -183,7 +183,7 @@ impl Server {
     /// Sends a signal to the server's first process and waits for its end.
     pub fn end_by(&self, signal: Signal) {
         self.signal(signal);
-        let mut postmaster = self.postmaster.lock().unwrap();
+        let mut postmaster = self.postmaster();
         let child = postmaster.as_mut().expect("the server runs");
         until("the server ends", || {
             child.try_wait().expect("wait for the server")
@@ -349,7 +349,12 @@ impl Server {
 
     /// The process id of the server's first process, if it runs.
     pub fn postmaster_pid(&self) -> Option<Pid> {
-        self.postmaster.lock().unwrap().as_ref().map(Pid::from_child)
+        self.postmaster().as_ref().map(Pid::from_child)
+    }
+
+    /// Also after a failure while it was locked: the server has to be stopped then, too.
+    fn postmaster(&self) -> MutexGuard<'_, Option<Child>> {
+        self.postmaster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn client(&self, program: &str) -> Command {
@@ -372,12 +377,12 @@ impl Server {
         command
             .stdout(log.try_clone().expect("share the log"))
             .stderr(log);
-        *self.postmaster.lock().unwrap() = Some(command.spawn().expect("start postgres"));
+        *self.postmaster() = Some(command.spawn().expect("start postgres"));
     }
 
     /// Whether the launched server became ready; `false` when it ended instead.
     fn wait_until_ready(&self) -> bool {
-        let mut postmaster = self.postmaster.lock().unwrap();
+        let mut postmaster = self.postmaster();
         let child = postmaster.as_mut().expect("the server was launched");
         let pid = child.id().to_string();
         let outcome = until("the server is ready", || {
@@ -401,7 +406,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         if let Some(pid) = self.postmaster_pid() {
             let _ = kill_process(pid, Signal::QUIT);
-            let child = self.postmaster.lock().unwrap().take();
+            let child = self.postmaster().take();
             let _ = child.map(|mut child| child.wait());
         }
         if std::thread::panicking() {
@@ -439,7 +444,7 @@ fn scratch() -> PathBuf {
 /// make it; the first rename wins.
 fn template(installation: &Installation, segment_mb: u32) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap();
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let uid = rustix::process::geteuid().as_raw();
     let finished = scratch().join(format!(
         "walring-template-{uid}{}-{segment_mb}",
