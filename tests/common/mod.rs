@@ -1,0 +1,22 @@
+//! What the tests share: servers to stream from, receivers to watch, directories to compare.
+//!
+//! Everything here looks at walring from outside, as its user does: its command line, its files, its exit codes, and
+//! what the server thinks of it. The names of segments and positions are computed here once more on purpose.
+#![allow(dead_code, unused_imports)] // every test program uses a part of it
+
+pub mod archive;
+pub mod lsn;
+pub mod postgres;
+pub mod process;
+pub mod program;
+pub mod receiver;
+pub mod relay;
+pub mod server;
+pub mod wait;
+
+pub use archive::Archive;
+pub use lsn::Lsn;
+pub use postgres::Installation;
+pub use process::Process;
+pub use receiver::{pg_receivewal, walring};
+pub use server::{Server, ServerOptions};

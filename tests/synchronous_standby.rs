@@ -1,0 +1,123 @@
+//! `--synchronous` as a synchronous standby: commits return when, and as soon as, they are on walring's disk.
+//!
+//! The status interval is longer than any wait here, and the server never asks: what is acknowledged, is acknowledged
+//! for its own sake.
+mod common;
+
+use common::receiver::wait_for_streaming;
+use common::wait::until;
+use common::{Archive, Process, Server, ServerOptions, walring};
+
+const SLOW_STATUS: &[&str] = &["--synchronous", "-s", "60"];
+
+#[test]
+fn commits_return() {
+    let (server, archive) = (silent_server(), Archive::new());
+    let receiver = synchronous(&server, &archive, "receiver");
+    server.sql("create table t (i int)");
+    for i in 0..20 {
+        server.sql(&format!("insert into t values ({i})"));
+    }
+    let end = server.flush_lsn();
+    receiver.kill();
+    archive.assert_holds(&server, 1, end);
+}
+
+#[test]
+fn commits_of_many_clients_return() {
+    let (server, archive) = (silent_server(), Archive::new());
+    server.pgbench_init();
+    let _receiver = synchronous(&server, &archive, "receiver");
+    server
+        .start_pgbench(&["-n", "-c", "8", "-t", "100"])
+        .finish()
+        .assert_success();
+}
+
+#[test]
+fn commits_return_across_segment_boundaries() {
+    let (server, archive) = (silent_server(), Archive::new());
+    let _receiver = synchronous(&server, &archive, "receiver");
+    for _ in 0..10 {
+        server.write_wal(700);
+    }
+}
+
+#[test]
+fn a_stream_that_ends_on_a_segment_boundary_is_acknowledged_at_once() {
+    let (server, archive) = (silent_server(), Archive::new());
+    let _receiver = walring(&server, &archive, SLOW_STATUS);
+    wait_for_streaming(&server);
+    for _ in 0..5 {
+        let boundary = server.switch_wal();
+        server.wait_flushed(boundary);
+    }
+}
+
+#[test]
+fn a_commit_beside_a_segment_switch_returns_at_once() {
+    let (server, archive) = (silent_server(), Archive::new());
+    let _receiver = synchronous(&server, &archive, "receiver");
+    server.sql("create table t (i int)");
+    for _ in 0..20 {
+        let commit = server.start_sql("insert into t values (1)");
+        let switch = server.start_sql("select pg_switch_wal()");
+        commit.finish().assert_success();
+        switch.finish().assert_success();
+    }
+}
+
+#[test]
+fn a_quorum_counts_it() {
+    let (server, archive) = (silent_server(), Archive::new());
+    let _receiver = synchronous(&server, &archive, "ANY 1 (receiver, absent)");
+    server.sql("create table t (i int)");
+    assert_eq!(server.receiver_column("sync_state").as_deref(), Some("quorum"));
+}
+
+#[test]
+fn remote_write_returns_and_apply_is_never_claimed() {
+    let (server, archive) = (silent_server(), Archive::new());
+    let _receiver = synchronous(&server, &archive, "receiver");
+    server.sql("set synchronous_commit = remote_write; create table t (i int)");
+    assert_eq!(server.receiver_column("replay_lsn"), None);
+}
+
+#[test]
+fn an_idle_stream_outlives_the_servers_timeout() {
+    let server = ServerOptions::default().config("wal_sender_timeout = 1s").start();
+    let archive = Archive::new();
+    let receiver = synchronous(&server, &archive, "receiver");
+    let walsender = server.receiver_column("pid");
+    let pinged = |count: &str| {
+        server.sql(&format!(
+            "select count(*) >= {count} from pg_stat_replication, pg_sleep(0.5)"
+        ))
+    };
+    for _ in 0..6 {
+        pinged("1");
+    }
+    assert_eq!(
+        server.receiver_column("pid"),
+        walsender,
+        "{:#?}",
+        receiver.stderr()
+    );
+}
+
+/// A server that never asks for a status.
+fn silent_server() -> Server {
+    ServerOptions::default().config("wal_sender_timeout = 0").start()
+}
+
+fn synchronous(server: &Server, archive: &Archive, names: &str) -> Process {
+    let receiver = walring(server, archive, SLOW_STATUS);
+    wait_for_streaming(server);
+    server.sql(&format!("alter system set synchronous_standby_names = '{names}'"));
+    server.sql("select pg_reload_conf()");
+    let synchronous = |state: &String| state == "sync" || state == "quorum";
+    until("it is synchronous", || {
+        server.receiver_column("sync_state").filter(synchronous)
+    });
+    receiver
+}
