@@ -227,7 +227,9 @@ impl Receiver {
         let silence = now.saturating_sub(self.timers.heard);
         if silence >= timeout && self.timers.pinged {
             let seconds = timeout.as_secs_f64();
-            let message = format!("the server has sent nothing for {seconds} seconds, although asked to");
+            let message = format!(
+                "the server has sent nothing within the receive timeout of {seconds} seconds, although asked to"
+            );
             self.end(Ending::Failed(Error::connection(message)));
             self.cancel_receive();
         } else if silence >= timeout / 2 && !self.timers.pinged {
