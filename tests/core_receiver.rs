@@ -401,6 +401,21 @@ fn commits_that_arrive_during_a_flush_share_the_next_one() {
     assert_eq!(world.count(Operation::Write), 2);
 }
 
+#[test]
+fn the_socket_rests_while_the_durable_write_of_all_that_was_sent_is_in_flight() {
+    let mut stream = Stream::new();
+    stream.wait(ms(5)).wal(300).wait(ms(5)).wal(300);
+    let mut setup = Setup::new(Durability::Synchronous);
+    setup.config.named = true;
+    setup.disk_us = (10_000, 10_000);
+    let mut world = World::new(setup, &stream);
+    world.run_for(ms(4));
+    assert!(world.is_armed());
+    world.run_for(ms(8));
+    assert!(!world.is_armed() && !world.is_delivered());
+    world.run_until_acknowledged(ms(5 + 10 + 1), stream.end);
+}
+
 // ---- catching up ----
 
 #[test]

@@ -8,6 +8,8 @@
 #![allow(dead_code)]
 
 pub mod disk;
+mod orders;
+mod setup;
 pub mod stream;
 pub mod world;
 
@@ -117,10 +119,11 @@ impl Drop for Seed {
     }
 }
 
-/// The seeds to run: so many from zero on, or the one of `MODEL_SEED`.
+/// The seeds to run: so many from zero on, or as many as `MODEL_SEEDS` says, or the one of `MODEL_SEED`.
 pub fn seeds(count: u64) -> std::ops::Range<u64> {
-    let one = std::env::var("MODEL_SEED")
-        .ok()
-        .and_then(|seed| seed.parse::<u64>().ok());
-    one.map_or(0..count, |seed| seed..seed + 1)
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    match number("MODEL_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("MODEL_SEEDS").unwrap_or(count),
+    }
 }
