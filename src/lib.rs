@@ -1,4 +1,55 @@
-//! walring: a PostgreSQL WAL receiver on io_uring.
+//! walring receives the write-ahead log (WAL) of a PostgreSQL server and makes it durable on Linux:
+//! one connection, one event loop on io_uring, one directory of segment files that every PostgreSQL
+//! tool can read. It is a drop-in for `pg_receivewal`.
+//!
+//! ```text
+//!  server --TCP--> [ring: read] --> core: frame in place --> slot = a window of the segment file
+//!                                     |                        |
+//!         status 'r' <-- progress <-- core: schedule  <-- [ring: O_DIRECT write, durable or synced]
+//! ```
+//!
+//! # Three layers
+//!
+//! - [`core`]: decisions. Facts come in, orders go out; no clock, no files, no sockets, no `unsafe`.
+//!   Its two callers are the ring and the tests' model of a disk.
+//! - [`ring`]: the tokio-uring driver of one stream. The only place with `unsafe`, and the only one
+//!   that touches the socket and the segment files while WAL flows.
+//! - [`edge`]: command line, connection, authentication, directory, logs: ordinary Rust.
+//!
+//! The core imports neither of the others. Everything before START_REPLICATION may be ordinary code;
+//! after it the data path goes through the ring, with two exceptions that are explained where they
+//! are made: a status is sent with a call that does not block ([`ring::stream`]), and a block of a
+//! partial that an earlier run left is read through the page cache ([`ring::segment`]).
+//!
+//! # A byte's way
+//!
+//! The socket is read into a registered buffer slot, at the very offset where the byte belongs in a
+//! window of its segment file ([`core::framing`]); the same memory is written to the file. Every WAL
+//! message's head lands where the next payload will overwrite it. So a catch-up copies no payload
+//! byte in user space; commits, which come behind a head that was not expected, are moved down by
+//! its 30 bytes. What is written when, and how it becomes durable, is decided in [`core::demand`]
+//! (policies) and `core::schedule` (one durable write in flight when live, large plain writes and one
+//! sync a segment in catch-up).
+//!
+//! # Invariants
+//!
+//! - `reported_flush <= flushed <= written <= received`: [`core::progress`] owns the four and checks
+//!   them after every change. The server hears only what comes from there.
+//! - A byte counts as flushed when it is durable *and* so is the name of its file ([`ring::segment`]).
+//! - A write or sync that failed is final: nothing is acknowledged any more, the stream is left.
+//! - A slot has one owner: the core between two reads, the kernel while an operation is in flight
+//!   ([`ring::buffer`]). Two writes of one block are never in flight together ([`core::writes`]).
+//! - Bytes that an earlier run may have acknowledged are never truncated and never overwritten by
+//!   anything but themselves (`preserve_end` in [`core::order::Config`]).
+//! - No `Y.partial` lies beside `X.partial` of an earlier segment: a receiver that takes over starts
+//!   at the newest name and must not leave a gap ([`ring::segment`]).
+//!
+//! # Deliberately absent
+//!
+//! Verification of records, exact resume within a segment, TLS, compression, metrics. No thread but
+//! this one touches WAL; no SQPOLL (it takes a core), no linked write and fsync (a short write breaks
+//! the order), no retry of a failed sync (it would "succeed").
+
 pub mod core;
 pub mod edge;
 pub mod error;

@@ -228,7 +228,7 @@ impl Framer {
                 Ok(Some(Frame::WalHead(head)))
             }
             // 's' is the primary's status of PostgreSQL 19, sent on request only: harmless.
-            Some(b'k' | b's') => self.begin_body(slot, b'd', length),
+            Some(b'k' | b's') if length > 4 => self.begin_body(slot, b'd', length),
             other => {
                 let kind = other.map_or("nothing".into(), |&tag| shown(tag));
                 Err(Error::protocol(format!(
@@ -289,4 +289,67 @@ impl Framer {
 /// A message's tag for the eye.
 fn shown(tag: u8) -> String {
     format!("\"{}\"", tag.escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: usize = 4096;
+    const LENGTH: usize = LIMIT + 512;
+
+    fn wal_head(payload: u32) -> [u8; WAL_HEAD] {
+        let mut head = [0; WAL_HEAD];
+        head[0] = b'd';
+        head[1..5].copy_from_slice(&(4 + 25 + payload).to_be_bytes());
+        head[5] = b'w';
+        head
+    }
+
+    /// A framer that has just parsed the head of a message with so much payload.
+    fn inside(payload: u32, slot: &mut [u8]) -> Framer {
+        let mut framer = Framer::new(0);
+        slot[..WAL_HEAD].copy_from_slice(&wal_head(payload));
+        framer.arrived(WAL_HEAD);
+        assert!(matches!(framer.next(slot, LIMIT), Ok(Some(Frame::WalHead(_)))));
+        assert!(matches!(framer.next(slot, LIMIT), Ok(None)));
+        framer
+    }
+
+    #[test]
+    fn a_busy_server_is_asked_for_one_head_and_a_quiet_one_for_whatever_comes() {
+        let framer = Framer::new(100);
+        assert_eq!(framer.ask(LIMIT, LENGTH, true), 100..100 + WAL_HEAD);
+        assert_eq!(
+            framer.ask(LIMIT, LENGTH, false),
+            100..LENGTH,
+            "but not behind the slot"
+        );
+    }
+
+    #[test]
+    fn inside_a_payload_the_next_head_is_asked_for_too() {
+        let mut slot = [0; LENGTH];
+        for payload in [1, 300, LIMIT] {
+            let framer = inside(payload as u32, &mut slot);
+            assert_eq!(framer.ask(LIMIT, LENGTH, true), 0..payload + WAL_HEAD);
+        }
+    }
+
+    #[test]
+    fn a_payload_that_the_slot_cannot_hold_is_asked_for_up_to_the_limit() {
+        let mut slot = [0; LENGTH];
+        let framer = inside(LIMIT as u32 + 1, &mut slot);
+        assert_eq!(framer.ask(LIMIT, LENGTH, true), 0..LIMIT);
+    }
+
+    #[test]
+    fn payload_overwrites_the_head_before_it() {
+        let mut slot = [0; LENGTH];
+        let mut framer = inside(3, &mut slot);
+        slot[..3].copy_from_slice(b"WAL");
+        framer.arrived(3);
+        assert_eq!(framer.next(&mut slot, LIMIT).ok().flatten(), Some(Frame::Wal(3)));
+        assert_eq!((framer.place(), framer.moved()), (3, 0));
+    }
 }

@@ -84,6 +84,7 @@ pub(super) struct Files {
 #[derive(Debug)]
 pub(super) struct Timers {
     pub(super) last_status: Option<Duration>,
+    /// When WAL arrived last: keepalives do not make a quiet stream busy.
     pub(super) last_arrival: Duration,
     /// When the server was last heard, or listening to it began.
     pub(super) heard: Duration,
@@ -203,7 +204,8 @@ impl Receiver {
             .zip(self.timers.last_status)
             .map(|(every, at)| at + every);
         let quiet = (!self.demand.covers(self.progress.received())).then(|| self.timers.last_arrival + QUIET);
-        let silence = self.config.receive_timeout.filter(|_| self.armed).map(|timeout| {
+        let listens = self.armed && self.ending.is_none();
+        let silence = self.config.receive_timeout.filter(|_| listens).map(|timeout| {
             let wait = if self.timers.pinged { timeout } else { timeout / 2 };
             self.timers.heard + wait
         });
@@ -238,7 +240,7 @@ impl Receiver {
                 "could not receive data from WAL stream: server closed the connection unexpectedly",
             )));
         } else {
-            (self.timers.last_arrival, self.timers.heard, self.timers.pinged) = (now, now, false);
+            (self.timers.heard, self.timers.pinged) = (now, false);
             self.framer.arrived(count);
             self.frame(now, slot);
         }
@@ -360,6 +362,7 @@ impl Receiver {
     fn accept_wal(&mut self, now: Duration) {
         let end = self.window.base.advanced_by(self.framer.place() as u64);
         self.progress.receive(end);
+        self.timers.last_arrival = now;
         self.window.arrived.get_or_insert(now);
         if !self.framer.is_inside_payload() {
             self.gather.message(self.payload);

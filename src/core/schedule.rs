@@ -87,10 +87,11 @@ impl Receiver {
         self.hold = None;
         let wanted = self.demand.written.max(self.demand.durable);
         let pending = self.progress.received() > self.window.from && wanted > self.window.from;
-        if !pending || self.carrying || !self.writes.is_idle() || self.sync.is_some() {
+        let durable = self.demand.durable > self.window.from;
+        let disk_is_free = self.writes.is_idle() && !(durable && self.sync.is_some());
+        if !pending || self.carrying || !disk_is_free {
             return;
         }
-        let durable = self.demand.durable > self.window.from;
         if durable && self.ending.is_none() && self.demand.durability() == Durability::Synchronous {
             self.hold = self.gather.hold(now);
             if self.hold.is_some() {

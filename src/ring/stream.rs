@@ -181,10 +181,11 @@ impl Stream<'_> {
                 changed |= self.stop_once();
             }
             while let Some(order) = self.next_order() {
-                changed = true;
                 if !self.carry_out(order)? {
+                    changed |= self.poll_segments(cx);
                     break;
                 }
+                changed = true;
             }
             if self.ended {
                 return Poll::Ready(Ok(()));
@@ -202,9 +203,14 @@ impl Stream<'_> {
         let synced = self.poll_sync(cx)?;
         let named = self.poll_names(cx)?;
         let sent = self.poll_send(cx);
-        let allowance = self.core.zeroing_allowance();
-        let prepared = self.segments.poll(cx, self.now(), self.shared.slots, allowance);
+        let prepared = self.poll_segments(cx);
         Ok(received | written | synced | named | sent | prepared)
+    }
+
+    fn poll_segments(&mut self, cx: &mut Context<'_>) -> bool {
+        let allowance = self.core.zeroing_allowance();
+        self.segments
+            .poll(cx, self.began.elapsed(), self.shared.slots, allowance)
     }
 
     fn next_order(&mut self) -> Option<Output> {
