@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use common::process::Exit;
 use common::receiver::{run, streaming, walring_command};
-use common::{Archive, Process, Server, postgres, walring};
+use common::{Archive, Process, Server, ServerOptions, postgres, walring};
 
 #[test]
 fn a_second_receiver_in_one_directory_is_refused() {
@@ -28,7 +28,7 @@ fn a_second_receiver_in_one_directory_is_refused() {
 
 #[test]
 fn the_directory_of_another_cluster_is_refused_and_stays_as_it_is() {
-    let (server, other, archive) = (Server::start(), Server::start(), Archive::new());
+    let (server, other, archive) = (Server::start(), another_cluster(), Archive::new());
     let receiver = streaming(&server, &archive);
     server.wait_flushed(server.write_wal(1500));
     receiver.stop();
@@ -45,7 +45,7 @@ fn the_directory_of_another_cluster_is_refused_and_stays_as_it_is() {
 
 #[test]
 fn the_partial_of_another_cluster_alone_is_refused_too() {
-    let (server, other, archive) = (Server::start(), Server::start(), Archive::new());
+    let (server, other, archive) = (Server::start(), another_cluster(), Archive::new());
     let receiver = streaming(&server, &archive);
     server.wait_flushed(server.write_wal(10));
     receiver.stop();
@@ -186,6 +186,10 @@ fn state(directory: &Path) -> Vec<(PathBuf, SystemTime, Vec<u8>)> {
         .collect();
     files.sort();
     files
+}
+
+fn another_cluster() -> Server {
+    ServerOptions::default().another_cluster().start()
 }
 
 fn system_identifier(server: &Server) -> String {

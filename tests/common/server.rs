@@ -30,6 +30,7 @@ listen_addresses = '127.0.0.1'
 pub struct ServerOptions {
     installation: Installation,
     segment_mb: u32,
+    cluster: &'static str,
     config: Vec<String>,
 }
 
@@ -47,6 +48,7 @@ impl Default for ServerOptions {
         ServerOptions {
             installation: Installation::standard(),
             segment_mb: 1,
+            cluster: "usual",
             config: Vec::new(),
         }
     }
@@ -62,6 +64,12 @@ impl ServerOptions {
     /// Another size than 1 MB for the segments.
     pub fn segment_mb(mut self, segment_mb: u32) -> ServerOptions {
         self.segment_mb = segment_mb;
+        self
+    }
+
+    /// A system identifier that no other server has.
+    pub fn another_cluster(mut self) -> ServerOptions {
+        self.cluster = "another";
         self
     }
 
@@ -85,10 +93,7 @@ impl ServerOptions {
             .tempdir_in(scratch())
             .expect("create a home");
         open_to_server_user(home.path());
-        copy_tree(
-            &template(&self.installation, self.segment_mb),
-            &home.path().join("data"),
-        );
+        copy_tree(&self.template(), &home.path().join("data"));
         let server = Server {
             installation: self.installation,
             segment_mb: self.segment_mb,
@@ -103,6 +108,32 @@ impl ServerOptions {
         );
         server.append_config(&[CONFIG, &own, &self.config.join("\n"), "\n"].concat());
         server
+    }
+
+    /// A fresh cluster to copy from: `initdb` takes longer than the copy. Test programs that run at the same time may
+    /// both make it; the first rename wins.
+    fn template(&self) -> PathBuf {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = rustix::process::geteuid().as_raw();
+        let what = format!("{}-{}-{}", self.installation.id(), self.segment_mb, self.cluster);
+        let finished = scratch().join(format!("walring-template-{uid}{what}"));
+        if !finished.exists() {
+            let work = tempfile::Builder::new()
+                .prefix("template-")
+                .tempdir_in(scratch())
+                .expect("create a template");
+            open_to_server_user(work.path());
+            let mut initdb = self.installation.server_command("initdb");
+            initdb.args(["-U", "postgres", "-A", "trust", "-N", "--no-locale", "-E", "UTF8"]);
+            initdb
+                .arg(format!("--wal-segsize={}", self.segment_mb))
+                .arg("-D")
+                .arg(work.path().join("data"));
+            run(initdb);
+            let _ = std::fs::rename(work.path().join("data"), &finished);
+        }
+        finished
     }
 }
 
@@ -438,34 +469,6 @@ fn is_ready(status: &str) -> bool {
 fn scratch() -> PathBuf {
     let chosen = std::env::var_os("WALRING_TEST_DIR").map(PathBuf::from);
     chosen.unwrap_or_else(std::env::temp_dir)
-}
-
-/// A fresh cluster to copy from: `initdb` takes longer than the copy. Test programs that run at the same time may both
-/// make it; the first rename wins.
-fn template(installation: &Installation, segment_mb: u32) -> PathBuf {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let uid = rustix::process::geteuid().as_raw();
-    let finished = scratch().join(format!(
-        "walring-template-{uid}{}-{segment_mb}",
-        installation.id()
-    ));
-    if !finished.exists() {
-        let work = tempfile::Builder::new()
-            .prefix("template-")
-            .tempdir_in(scratch())
-            .expect("create a template");
-        open_to_server_user(work.path());
-        let mut initdb = installation.server_command("initdb");
-        initdb.args(["-U", "postgres", "-A", "trust", "-N", "--no-locale", "-E", "UTF8"]);
-        initdb
-            .arg(format!("--wal-segsize={segment_mb}"))
-            .arg("-D")
-            .arg(work.path().join("data"));
-        run(initdb);
-        let _ = std::fs::rename(work.path().join("data"), &finished);
-    }
-    finished
 }
 
 fn copy_tree(from: &Path, to: &Path) {
