@@ -246,7 +246,7 @@ impl World {
         self.check_end(received);
         self.end = Some(End {
             at: self.now,
-            ending: ending.expect("an end has a reason"),
+            ending,
             unparsed,
         });
     }
