@@ -29,6 +29,8 @@ enum Kind {
     DiskBroken,
     /// This machine or this server lacks what walring needs.
     Unsupported,
+    /// The operator wants the end.
+    Interrupted,
 }
 
 impl Error {
@@ -75,6 +77,11 @@ impl Error {
         Error::new(Kind::Unsupported, message)
     }
 
+    /// The operator's signal ended what was going on.
+    pub fn interrupted() -> Error {
+        Error::new(Kind::Interrupted, "interrupted by a signal")
+    }
+
     fn new(kind: Kind, message: impl Into<String>) -> Error {
         Error {
             kind,
@@ -110,6 +117,11 @@ impl Error {
     /// What the operator can do, if it is known.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// Whether it was the operator who ended it.
+    pub fn is_interruption(&self) -> bool {
+        self.kind == Kind::Interrupted
     }
 
     /// Whether connecting once more may succeed without anybody's help here.

@@ -95,6 +95,14 @@ pub(super) struct Timers {
 impl Receiver {
     /// A stream that begins at `config.start`.
     pub fn new(config: Config, now: Duration) -> Receiver {
+        assert!(
+            config.slots >= 2,
+            "receiving goes on in one slot while another is written"
+        );
+        assert!(
+            config.window.is_multiple_of(config.block as usize),
+            "a window is whole blocks"
+        );
         let start = config.start;
         let segment = config.segment_size.segment_of(start);
         let timers = Timers {
@@ -364,11 +372,15 @@ impl Receiver {
         self.progress.receive(end);
         self.timers.last_arrival = now;
         self.window.arrived.get_or_insert(now);
-        if !self.framer.is_inside_payload() {
+        let message_ends = !self.framer.is_inside_payload();
+        if message_ends {
             self.gather.message(self.payload);
-            if self.config.end_position.is_some_and(|position| position < end) {
-                self.end(Ending::EndPosition);
-            }
+        }
+        // As pg_receivewal does: what belongs to a message is kept, but no segment is begun behind the end.
+        let segment_ends = self.config.segment_size.offset_of(end) == 0;
+        let passed = self.config.end_position.is_some_and(|position| position < end);
+        if passed && (message_ends || segment_ends) {
+            self.end(Ending::EndPosition);
         }
     }
 

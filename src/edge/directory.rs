@@ -72,6 +72,17 @@ impl Directory {
         })
     }
 
+    /// Makes everything durable that the file system of the directory holds. What an earlier run left here may never
+    /// have been synced (`--no-sync`), and the first status already claims what lies before the stream.
+    pub fn sync_file_system(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.fd).map_err(|error| {
+            let (path, reason) = (self.path.display(), errno_text(&error.into()));
+            Error::disk_broken(format!(
+                "could not sync the file system of directory \"{path}\": {reason}"
+            ))
+        })
+    }
+
     /// All segment files, in the order in which they decide where streaming starts, the newest last.
     pub fn scan(&self, segment_size: SegmentSize) -> Result<Vec<SegmentFile>> {
         let entries = Dir::read_from(&self.fd).map_err(|error| self.cannot_read(error))?;

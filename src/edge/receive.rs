@@ -50,6 +50,9 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         system_identifier: None,
         received_bytes: 0,
     };
+    if !options.no_sync {
+        receiving.directory.sync_file_system()?;
+    }
     let result = keep_receiving(&mut receiving, &info, &mut prompt).await;
     if stop.is_requested() {
         debug!("received interrupt signal, exiting");
@@ -72,6 +75,9 @@ async fn keep_receiving(
             Ok(Outcome::Finished) => return Ok(()),
             Err(error) => error,
         };
+        if error.is_interruption() {
+            return Ok(());
+        }
         if !error.is_retryable() {
             return Err(error);
         }

@@ -1,9 +1,11 @@
 //! One connection: from finding out where to start to the end of the stream, over as many timelines
 //! as it takes.
 
+use std::future::Future;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::cli::ReceiveOptions;
@@ -28,6 +30,9 @@ use crate::ring::stream::{self, Ended, Shared, Watch};
 
 /// Servers from here on tell where a replication slot starts.
 const TELLS_SLOT_POSITION: u32 = 150_000;
+
+/// Once our side has ended, so long the server may take to end its own.
+const FAREWELL: Duration = Duration::from_millis(300);
 
 /// A server so far ahead is worth a progress line, in bytes.
 const WORTH_SHOWING: u64 = 16 << 20;
@@ -108,13 +113,30 @@ impl Receiving<'_> {
         }
     }
 
+    /// The server's answer to a command, unless the operator wants the end or the server is silent
+    /// for longer than the receive timeout.
+    async fn answer<T>(&self, command: impl Future<Output = Result<T>>) -> Result<T> {
+        let patient = async {
+            match self.options.receive_timeout {
+                None => command.await,
+                Some(limit) => timeout(limit, command)
+                    .await
+                    .unwrap_or_else(|_| Err(unanswered(limit))),
+            }
+        };
+        tokio::select! {
+            answer = patient => answer,
+            () = self.stop.requested() => Err(Error::interrupted()),
+        }
+    }
+
     async fn ask_server(&mut self, connection: &mut Connection) -> Result<Server> {
         // Group access to the data directory means group access to what is received from it.
-        if connection.data_directory_mode().await? & 0o050 == 0o050 {
+        if self.answer(connection.data_directory_mode()).await? & 0o050 == 0o050 {
             self.directory.allow_group_access();
         }
-        let identity = connection.identify_system().await?;
-        let segment_size = connection.wal_segment_size().await?;
+        let identity = self.answer(connection.identify_system()).await?;
+        let segment_size = self.answer(connection.wal_segment_size()).await?;
         let first = *self.system_identifier.get_or_insert(identity.system_identifier);
         if first != identity.system_identifier {
             let found = identity.system_identifier;
@@ -171,7 +193,7 @@ impl Receiving<'_> {
         let Some(name) = asked.filter(|_| connection.server_version_num() >= TELLS_SLOT_POSITION) else {
             return Ok(None);
         };
-        let slot = connection.read_replication_slot(name).await?;
+        let slot = self.answer(connection.read_replication_slot(name)).await?;
         let timeline = slot.restart_timeline.unwrap_or(server.identity.timeline);
         Ok(slot.restart_lsn.map(|lsn| Position { lsn, timeline }))
     }
@@ -180,7 +202,7 @@ impl Receiving<'_> {
         if history::is_known(&self.directory, timeline)? {
             return Ok(());
         }
-        let history = connection.timeline_history(timeline).await?;
+        let history = self.answer(connection.timeline_history(timeline)).await?;
         history::store(&self.directory, timeline, &history.file_name, &history.content)
     }
 
@@ -193,9 +215,8 @@ impl Receiving<'_> {
         position: Position,
     ) -> Result<Option<Position>> {
         let slot = self.options.slot.as_deref();
-        let answer = connection
-            .start_replication(slot, position.lsn, position.timeline)
-            .await?;
+        let start = connection.start_replication(slot, position.lsn, position.timeline);
+        let answer = self.answer(start).await?;
         if let StartAnswer::EndOfTimeline { next, switch } = answer {
             return next_timeline(position, next, switch, position.lsn).map(Some);
         }
@@ -285,6 +306,8 @@ impl Receiving<'_> {
         match ending {
             Ending::Stopped | Ending::EndPosition => {
                 connection.attach(socket, unread)?;
+                // All is safe and reported; hearing the server out only spares it a broken connection.
+                let _ = timeout(FAREWELL, connection.finish_streaming()).await;
                 debug!(
                     "stopped log streaming at {received} (timeline {})",
                     position.timeline
@@ -293,7 +316,7 @@ impl Receiving<'_> {
             }
             Ending::CopyDone | Ending::EndOfCopy => {
                 connection.attach(socket, unread)?;
-                match connection.finish_streaming().await? {
+                match self.answer(connection.finish_streaming()).await? {
                     StreamEnd::EndOfTimeline { next, switch } => {
                         next_timeline(position, next, switch, received).map(Some)
                     }
@@ -309,6 +332,13 @@ impl Receiving<'_> {
             Ending::Failed(error) => Err(error),
         }
     }
+}
+
+fn unanswered(limit: Duration) -> Error {
+    let seconds = limit.as_secs_f64();
+    Error::connection(format!(
+        "the server did not answer a command within the receive timeout of {seconds} seconds"
+    ))
 }
 
 /// Where the next timeline begins, if the server's word makes sense.
