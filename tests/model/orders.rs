@@ -168,6 +168,8 @@ impl World {
             is_complete,
             "segment {segment:?} is finished before its bytes are there"
         );
+        let has_data = !next || self.has_data(segment.next());
+        assert!(has_data, "a name for an empty file");
         self.schedule(Operation::Names, Event::Finished(segment, next));
     }
 
