@@ -41,6 +41,17 @@ pub struct Config {
     pub named: bool,
 }
 
+/// A read of the socket that the core asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The slot to read into.
+    pub slot: Slot,
+    /// Where in the slot.
+    pub range: Range<usize>,
+    /// The server has said that it has as many bytes: a read may wait for all of them.
+    pub certain: bool,
+}
+
 /// An order to the driver.
 #[derive(Debug)]
 pub enum Output {

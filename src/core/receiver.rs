@@ -9,14 +9,13 @@
 //! in an order belongs to the driver until it reports the order's end.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::time::Duration;
 
 use super::demand::{Demand, Durability, Gather, QUIET, Situation};
 use super::framing::{Frame, Framer};
 use super::lsn::{Lsn, SegmentNumber};
 use super::message::{Keepalive, WalHead};
-use super::order::{Config, Ending, Output};
+use super::order::{Ask, Config, Ending, Output};
 use super::progress::Progress;
 use super::writes::{Slot, Writes};
 use crate::error::Error;
@@ -183,20 +182,29 @@ impl Receiver {
         }
     }
 
-    /// Where the socket is to be read to now: a slot and a range of it. The caller owns the slot
-    /// until it reports [`Receiver::received`] or [`Receiver::receive_cancelled`].
-    pub fn arm(&mut self, now: Duration) -> Option<(Slot, Range<usize>)> {
+    /// How the socket is to be read now. The caller owns the slot until it reports
+    /// [`Receiver::received`] or [`Receiver::receive_cancelled`].
+    pub fn arm(&mut self, now: Duration) -> Option<Ask> {
         if self.armed || self.carrying || self.ending.is_some() || self.waits_for_durable_write() {
             return None;
         }
-        let more = self.situation().lag() > 0;
-        let ask = self.framer.ask(self.window.limit, self.slot_length(), more);
-        if ask.is_empty() || self.is_window_full() {
+        let lag = self.situation().lag();
+        let range = self.framer.ask(self.window.limit, self.slot_length(), lag > 0);
+        if range.is_empty() || self.is_window_full() {
             return None;
         }
         self.armed = true;
         self.timers.heard = now;
-        Some((self.window.slot, ask))
+        Some(Ask {
+            slot: self.window.slot,
+            certain: range.len() as u64 <= lag,
+            range,
+        })
+    }
+
+    /// Whether the server has so much more, and answers so well, that waking up for little is waste.
+    pub fn is_bulk(&self) -> bool {
+        !self.is_live() && !self.timers.pinged
     }
 
     /// The next order.

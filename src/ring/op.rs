@@ -4,7 +4,7 @@
 //! the buffer and the file. Dropping one early leaks neither: the runtime keeps both until the
 //! kernel is done.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use io_uring::{cqueue, opcode, squeue, types};
+use rustix::io::ReadWriteFlags;
 use tokio_uring::buf::IoBuf;
 use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
@@ -58,6 +59,33 @@ pub fn receive(socket: &Rc<OwnedFd>, buffer: FixedBuf, range: Range<usize>) -> R
     submit((buffer, Rc::clone(socket)), entry)
 }
 
+/// Reads from the socket until a range of a slot is full, or the read is withdrawn, or the stream ends.
+pub fn receive_all(socket: &Rc<OwnedFd>, mut buffer: FixedBuf, range: Range<usize>) -> Receive {
+    let target = &mut buffer[range];
+    let fd = types::Fd(socket.as_raw_fd());
+    let entry = opcode::Recv::new(fd, target.as_mut_ptr(), target.len() as u32)
+        .flags(libc::MSG_WAITALL)
+        .build();
+    submit((buffer, Rc::clone(socket)), entry)
+}
+
+/// Sets how many bytes must have arrived before a waiting read is woken (SO_RCVLOWAT). A socket that
+/// does not take it wakes for less, which is slower and nothing else.
+pub fn set_low_water(socket: &OwnedFd, bytes: libc::c_int) {
+    let length = size_of_val(&bytes) as libc::socklen_t;
+    // SAFETY: the value is an int, as the option wants, and lives across the call.
+    unsafe {
+        let value = std::ptr::from_ref(&bytes).cast();
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            value,
+            length,
+        );
+    }
+}
+
 /// Asks the kernel to withdraw the operation in flight on the socket: a read, for nothing else waits
 /// there. The read itself reports what became of it.
 pub fn cancel(socket: &Rc<OwnedFd>) -> InFlight<Rc<OwnedFd>> {
@@ -80,6 +108,17 @@ pub fn write(file: &Rc<File>, buffer: FixedBuf, range: Range<usize>, offset: u64
         .rw_flags(flags)
         .build();
     submit((buffer, Rc::clone(file)), entry)
+}
+
+/// Writes durably without the ring, and waits for it: the number of bytes written.
+pub fn write_in_place(file: &File, bytes: &[u8], offset: u64) -> io::Result<u32> {
+    let count = rustix::io::pwritev2(
+        descriptor(file),
+        &[IoSlice::new(bytes)],
+        offset,
+        ReadWriteFlags::DSYNC,
+    )?;
+    u32::try_from(count).map_err(io::Error::other)
 }
 
 /// A sync of a file's data, and of the metadata without which the data cannot be read.

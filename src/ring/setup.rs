@@ -22,9 +22,21 @@ pub const WINDOW: usize = 1 << 20;
 /// The oldest Linux whose io_uring can withdraw a read of a socket by its descriptor.
 const OLDEST_LINUX: (u32, u32) = (5, 19);
 
+/// From this Linux on, a read that waits for all bytes and is withdrawn tells how many it has read.
+const TELLS_PARTIAL_READS: (u32, u32) = (6, 1);
+
+/// Whether a read of the socket may wait until all bytes are there.
+pub fn may_wait_for_all() -> bool {
+    kernel_version(&kernel_release()).is_some_and(|version| version >= TELLS_PARTIAL_READS)
+}
+
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
 /// Starts the runtime and its ring.
 pub fn start() -> Result<Runtime> {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let release = kernel_release();
     if kernel_version(&release).is_some_and(|version| version < OLDEST_LINUX) {
         let (major, minor) = OLDEST_LINUX;
         let message = format!("io_uring of Linux {release} is too old: walring needs {major}.{minor}");

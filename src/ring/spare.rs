@@ -235,6 +235,5 @@ async fn create(path: PathBuf, size: u64, mode: u32, direct: bool) -> io::Result
         }
         other => other?,
     }
-    file.sync_all().await?;
     Ok(file)
 }

@@ -2,8 +2,16 @@
 //!
 //! One task, one future, no allocation per message. Each turn polls what is in flight, hands results
 //! to the core, carries out its orders, and arms the socket; submissions go out together when the
-//! thread parks. Only the status is sent past the ring, with a call that does not block: a send
-//! through the ring costs a wake-up of its own for a completion that nobody waits for.
+//! thread parks.
+//!
+//! Two calls go past the ring, because each saves a wake-up of the thread, which costs more than the
+//! call (perf/README.md has the numbers):
+//!
+//! - A status is sent with a call that does not block: a send through the ring brings a completion
+//!   that nobody waits for.
+//! - While the disk is quick, a durable write in live mode is waited for in place. Nothing else would
+//!   happen meanwhile: one durable write is in flight at a time and the socket rests. Through the
+//!   ring a kernel worker would wait for the flush and then wake us.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -16,23 +24,32 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use rustix::net::SendFlags;
+use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
 
 use super::buffer::Slots;
 use super::op;
 use super::segment::{NameChange, Segments};
+use super::setup;
 use super::stop::Stop;
 use super::timer::Timer;
 use crate::core::latency::Latency;
 use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize};
 use crate::core::message::{COPY_DONE, Status};
-use crate::core::order::{Config, Ending, Output, Write};
+use crate::core::order::{Ask, Config, Ending, Output, Write};
 use crate::core::receiver::Receiver;
 use crate::core::writes::Slot;
 use crate::error::{Error, Result};
 
 /// PostgreSQL's epoch, 2000-01-01 UTC, in microseconds since 1970.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// A durable write that takes no longer than this is worth waiting for in place; one that does goes
+/// through the ring, and signals, timers and the socket are served meanwhile.
+const QUICK: Duration = Duration::from_millis(1);
+
+/// In catch-up the kernel wakes us for so many bytes, not for each packet.
+const BULK_LOW_WATER: i32 = 1 << 19;
 
 /// What a stream shows while it runs.
 pub trait Watch {
@@ -91,6 +108,9 @@ pub async fn run(
         postponed: None,
         timer: Timer::default(),
         began: Instant::now(),
+        low_water: 1,
+        may_wait: setup::may_wait_for_all(),
+        quick: false,
         ended: false,
         shared,
     };
@@ -110,11 +130,18 @@ pub async fn run(
 struct Flight {
     receive: Option<(Slot, op::Receive)>,
     cancel: Option<op::InFlight<Rc<OwnedFd>>>,
-    /// By slot: the segment written to, and the write.
-    writes: Vec<Option<(SegmentNumber, op::Write)>>,
+    /// By slot.
+    writes: Vec<Option<WriteInFlight>>,
     sync: Option<(SegmentNumber, op::Sync)>,
     send: Option<op::Send>,
     names: Option<(NameOrder, NameChange)>,
+}
+
+struct WriteInFlight {
+    segment: SegmentNumber,
+    durable: bool,
+    issued: Duration,
+    write: op::Write,
 }
 
 /// Which change of names is in flight.
@@ -150,6 +177,12 @@ struct Stream<'a> {
     postponed: Option<Output>,
     timer: Timer,
     began: Instant,
+    /// How many bytes wake a read: many in catch-up, any when live.
+    low_water: i32,
+    /// Whether a read may wait until all bytes are there.
+    may_wait: bool,
+    /// Whether the last durable write was quick.
+    quick: bool,
     ended: bool,
     shared: Shared<'a>,
 }
@@ -162,7 +195,7 @@ impl Stream<'_> {
     /// Hands the core what was read before the stream began, as if it arrived now.
     fn feed(&mut self, mut early: BytesMut) {
         while !early.is_empty() {
-            let Some((slot, range)) = self.core.arm(self.now()) else {
+            let Some(Ask { slot, range, .. }) = self.core.arm(self.now()) else {
                 break;
             };
             let count = range.len().min(early.len());
@@ -237,12 +270,26 @@ impl Stream<'_> {
         if self.flight.cancel.is_some() {
             return false;
         }
-        let Some((slot, range)) = self.core.arm(self.now()) else {
+        self.set_low_water();
+        let Some(Ask { slot, range, certain }) = self.core.arm(self.now()) else {
             return false;
         };
         let buffer = self.shared.slots.take(slot);
-        self.flight.receive = Some((slot, op::receive(&self.socket, buffer, range)));
+        let receive = if certain && self.may_wait {
+            op::receive_all(&self.socket, buffer, range)
+        } else {
+            op::receive(&self.socket, buffer, range)
+        };
+        self.flight.receive = Some((slot, receive));
         true
+    }
+
+    fn set_low_water(&mut self) {
+        let wanted = if self.core.is_bulk() { BULK_LOW_WATER } else { 1 };
+        if wanted != self.low_water {
+            self.low_water = wanted;
+            op::set_low_water(&self.socket, wanted);
+        }
     }
 
     // ---- results ----
@@ -282,22 +329,40 @@ impl Stream<'_> {
     fn poll_writes(&mut self, cx: &mut Context<'_>) -> Result<bool> {
         let mut changed = false;
         for index in 0..self.flight.writes.len() {
-            let Some((segment, write)) = &mut self.flight.writes[index] else {
+            let Some(running) = &mut self.flight.writes[index] else {
                 continue;
             };
-            let segment = *segment;
-            let Poll::Ready((result, (buffer, _))) = Pin::new(write).poll(cx) else {
+            let Poll::Ready((result, (buffer, _))) = Pin::new(&mut running.write).poll(cx) else {
                 continue;
             };
+            let WriteInFlight {
+                segment,
+                durable,
+                issued,
+                ..
+            } = *running;
             self.flight.writes[index] = None;
-            self.shared.slots.put(Slot(index), buffer);
-            let count = result
-                .and_then(none_is_full)
-                .map_err(|error| self.disk_error("write", segment, &error))?;
-            self.core.written(self.now(), Slot(index), u64::from(count));
+            self.written(Slot(index), buffer, segment, result)?;
+            if durable {
+                self.quick = self.now() - issued <= QUICK;
+            }
             changed = true;
         }
         Ok(changed)
+    }
+
+    fn written(
+        &mut self,
+        slot: Slot,
+        buffer: FixedBuf,
+        segment: SegmentNumber,
+        result: io::Result<u32>,
+    ) -> Result<()> {
+        self.shared.slots.put(slot, buffer);
+        let count = result.and_then(none_is_full);
+        let count = count.map_err(|error| self.disk_error("write", segment, &error))?;
+        self.core.written(self.now(), slot, u64::from(count));
+        Ok(())
     }
 
     fn poll_sync(&mut self, cx: &mut Context<'_>) -> Result<bool> {
@@ -425,7 +490,20 @@ impl Stream<'_> {
                 return Err(error);
             }
         }
-        self.flight.writes[slot.0] = Some((segment, op::write(&file, buffer, range, offset, durable)));
+        let issued = self.now();
+        if durable && self.quick {
+            let result = op::write_in_place(&file, &buffer[range], offset);
+            self.quick = self.now() - issued <= QUICK;
+            self.written(slot, buffer, segment, result)?;
+            return Ok(true);
+        }
+        let write = op::write(&file, buffer, range, offset, durable);
+        self.flight.writes[slot.0] = Some(WriteInFlight {
+            segment,
+            durable,
+            issued,
+            write,
+        });
         Ok(true)
     }
 
@@ -476,8 +554,8 @@ impl Stream<'_> {
         }
         // The results of a stream that has failed do not count; those of one that has ended are in.
         for index in 0..self.flight.writes.len() {
-            if let Some((_, write)) = &mut self.flight.writes[index]
-                && let Poll::Ready((_, (buffer, _))) = Pin::new(write).poll(cx)
+            if let Some(running) = &mut self.flight.writes[index]
+                && let Poll::Ready((_, (buffer, _))) = Pin::new(&mut running.write).poll(cx)
             {
                 self.shared.slots.put(Slot(index), buffer);
                 self.flight.writes[index] = None;
@@ -500,6 +578,7 @@ impl Stream<'_> {
         self.shared.slots.put(slot, buffer);
         // What was in flight has landed, except perhaps a send that still holds the socket.
         drop(self.flight);
+        op::set_low_water(&self.socket, 1);
         let socket = Rc::try_unwrap(self.socket).or_else(|shared| shared.try_clone());
         let socket =
             socket.map_err(|error| Error::connection(format!("could not keep the socket: {error}")))?;

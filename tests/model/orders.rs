@@ -5,7 +5,7 @@
 use walring::core::demand::Durability;
 use walring::core::lsn::{Lsn, SegmentNumber};
 use walring::core::message::Status;
-use walring::core::order::{Output, Write};
+use walring::core::order::{Ask, Output, Write};
 use walring::core::receiver::Receiver;
 use walring::core::writes::Slot;
 
@@ -34,7 +34,8 @@ impl World {
 
     fn arm(&mut self) {
         let now = self.now;
-        let Some((slot, range)) = self.receiver.as_mut().and_then(|receiver| receiver.arm(now)) else {
+        let ask = self.receiver.as_mut().and_then(|receiver| receiver.arm(now));
+        let Some(Ask { slot, range, .. }) = ask else {
             return;
         };
         assert!(self.armed.is_none(), "one read at a time");
