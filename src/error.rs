@@ -92,6 +92,17 @@ impl Error {
         }
     }
 
+    /// The same error, its message preceded by what was being done.
+    pub fn in_context(self, context: &str) -> Error {
+        let message = format!("{context}: {self}");
+        self.reworded(message)
+    }
+
+    /// The same error with another message.
+    pub fn reworded(self, message: String) -> Error {
+        Error { message, ..self }
+    }
+
     /// Adds what is known beyond the message.
     pub fn with_detail(mut self, detail: impl Into<String>) -> Error {
         self.detail = Some(detail.into());

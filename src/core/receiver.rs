@@ -20,6 +20,9 @@ use super::progress::Progress;
 use super::writes::{Slot, Writes};
 use crate::error::Error;
 
+/// A link on which reads take longer than this is slow: there every byte is taken as it comes.
+const BRISK: Duration = Duration::from_millis(20);
+
 /// The slot that is received into.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
@@ -87,6 +90,8 @@ pub(super) struct Timers {
     pub(super) last_arrival: Duration,
     /// When the server was last heard, or listening to it began.
     pub(super) heard: Duration,
+    /// How long the last read took.
+    pub(super) waited: Duration,
     pub(super) pinged: bool,
     pub(super) status_due: bool,
 }
@@ -108,6 +113,7 @@ impl Receiver {
             last_status: None,
             last_arrival: now,
             heard: now,
+            waited: Duration::ZERO,
             pinged: false,
             status_due: true,
         };
@@ -204,7 +210,7 @@ impl Receiver {
 
     /// Whether the server has so much more, and answers so well, that waking up for little is waste.
     pub fn is_bulk(&self) -> bool {
-        !self.is_live() && !self.timers.pinged
+        !self.is_live() && !self.timers.pinged && self.timers.waited <= BRISK
     }
 
     /// The next order.
@@ -256,6 +262,7 @@ impl Receiver {
                 "could not receive data from WAL stream: server closed the connection unexpectedly",
             )));
         } else {
+            self.timers.waited = now.saturating_sub(self.timers.heard);
             (self.timers.heard, self.timers.pinged) = (now, false);
             self.framer.arrived(count);
             self.frame(now, slot);

@@ -14,7 +14,7 @@ use crate::edge::connection::Connection;
 use crate::edge::conninfo::Conninfo;
 use crate::edge::hosts::{Host, Target};
 use crate::edge::password::{Password, PasswordPrompt};
-use crate::edge::report::{in_context, reworded, system_text};
+use crate::edge::report::system_text;
 use crate::edge::socket::{Address, Socket};
 use crate::error::{Error, Result};
 
@@ -83,10 +83,10 @@ async fn try_hosts(info: &Conninfo, typed: Option<&Password>) -> Result<Attempt>
 }
 
 /// One error for all that failed: the last one, with the messages of all, a line each.
-fn in_one(failed: Vec<Error>) -> Error {
+fn in_one(mut failed: Vec<Error>) -> Error {
     let lines: Vec<String> = failed.iter().map(Error::to_string).collect();
-    match failed.last() {
-        Some(last) => reworded(lines.join("\n"), last),
+    match failed.pop() {
+        Some(last) => last.reworded(lines.join("\n")),
         None => Error::connection("no host to connect to"),
     }
 }
@@ -126,10 +126,10 @@ async fn try_address(
             .unwrap_or_else(|_| Err(Failure::TryNext(Error::connection("timeout expired")))),
     };
     match attempt {
-        Ok(Attempt::PasswordNeeded(error)) => Ok(Attempt::PasswordNeeded(in_context(&place, error))),
+        Ok(Attempt::PasswordNeeded(error)) => Ok(Attempt::PasswordNeeded(error.in_context(&place))),
         Ok(open) => Ok(open),
-        Err(Failure::TryNext(error)) => Err(Failure::TryNext(in_context(&place, error))),
-        Err(Failure::Stop(error)) => Err(Failure::Stop(in_context(&place, error))),
+        Err(Failure::TryNext(error)) => Err(Failure::TryNext(error.in_context(&place))),
+        Err(Failure::Stop(error)) => Err(Failure::Stop(error.in_context(&place))),
     }
 }
 

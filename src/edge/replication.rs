@@ -9,7 +9,6 @@ use bytes::Bytes;
 
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::edge::connection::{Answer, Connection, Row};
-use crate::edge::report::in_context;
 use crate::edge::wire::hung_up;
 use crate::error::{Error, Result};
 
@@ -130,10 +129,7 @@ impl Connection {
         let command = format!("READ_REPLICATION_SLOT {}", quoted(name));
         let answer = self.query(&command).await;
         let rows = answer.map_err(|error| {
-            in_context(
-                "could not send replication command \"READ_REPLICATION_SLOT\"",
-                error,
-            )
+            error.in_context("could not send replication command \"READ_REPLICATION_SLOT\"")
         })?;
         let row = only_row(&rows, 3, &format!("could not read replication slot \"{name}\""))?;
         if row[0].is_none() {
@@ -173,7 +169,7 @@ impl Connection {
     pub async fn timeline_history(&mut self, timeline: Timeline) -> Result<TimelineHistory> {
         let answer = self.query(&format!("TIMELINE_HISTORY {timeline}")).await;
         let rows = answer
-            .map_err(|error| in_context("could not send replication command \"TIMELINE_HISTORY\"", error))?;
+            .map_err(|error| error.in_context("could not send replication command \"TIMELINE_HISTORY\""))?;
         let row = only_row(&rows, 2, "unexpected response to TIMELINE_HISTORY command")?;
         let file_name = text(row, 0)?.to_owned();
         if file_name != timeline.history_file_name() {
@@ -197,7 +193,7 @@ impl Connection {
             .execute(&format!("START_REPLICATION {slot}{lsn} TIMELINE {timeline}"))
             .await;
         let answer = answer
-            .map_err(|error| in_context("could not send replication command \"START_REPLICATION\"", error))?;
+            .map_err(|error| error.in_context("could not send replication command \"START_REPLICATION\""))?;
         match answer {
             Answer::CopyBoth => Ok(StartAnswer::Streaming),
             Answer::HungUp => Err(hung_up()),
@@ -214,7 +210,7 @@ impl Connection {
     /// Fails with the server's error if that is what ended the stream.
     pub async fn finish_streaming(&mut self) -> Result<StreamEnd> {
         let answer = self.answer().await.map_err(|error| match error.sqlstate() {
-            Some(_) => in_context("unexpected termination of replication stream", error),
+            Some(_) => error.in_context("unexpected termination of replication stream"),
             None => error,
         })?;
         match answer {
@@ -234,12 +230,7 @@ impl Connection {
     /// Runs a command; errors name it.
     async fn command(&mut self, command: &str) -> Result<Vec<Row>> {
         let rows = self.query(command).await;
-        rows.map_err(|error| {
-            in_context(
-                &format!("could not send replication command \"{command}\""),
-                error,
-            )
-        })
+        rows.map_err(|error| error.in_context(&format!("could not send replication command \"{command}\"")))
     }
 }
 

@@ -79,28 +79,6 @@ pub(crate) fn system_text(error: &io::Error) -> String {
     }
 }
 
-/// The same error, its message preceded by what was being done.
-pub(crate) fn in_context(context: &str, error: Error) -> Error {
-    let message = format!("{context}: {error}");
-    reworded(message, &error)
-}
-
-/// The same error with another message.
-pub(crate) fn reworded(message: String, error: &Error) -> Error {
-    let mut new = match error.sqlstate() {
-        Some(sqlstate) => Error::server(message, sqlstate),
-        None if error.is_retryable() => Error::connection(message),
-        None => Error::unsupported(message),
-    };
-    if let Some(detail) = error.detail() {
-        new = new.with_detail(detail);
-    }
-    if let Some(hint) = error.hint() {
-        new = new.with_hint(hint);
-    }
-    new
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,10 +112,10 @@ mod tests {
         let error = Error::server("ERROR:  x", "42710")
             .with_detail("d")
             .with_hint("h");
-        let error = in_context("could not", error);
+        let error = error.in_context("could not");
         assert_eq!(error.to_string(), "could not: ERROR:  x");
         assert_eq!(error.sqlstate(), Some("42710"));
         assert_eq!((error.detail(), error.hint()), (Some("d"), Some("h")));
-        assert!(!in_context("c", Error::unsupported("x")).is_retryable());
+        assert!(!Error::unsupported("x").in_context("c").is_retryable());
     }
 }

@@ -15,7 +15,7 @@ use super::history;
 use super::logging::LogFormat;
 use super::progress_line::ProgressLine;
 use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
-use super::report::{in_context, log_notice, parse_error_response};
+use super::report::{log_notice, parse_error_response};
 use crate::core::demand::Durability;
 use crate::core::latency::Latency;
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
@@ -325,10 +325,9 @@ impl Receiving<'_> {
                     )),
                 }
             }
-            Ending::ServerError(body) => Err(in_context(
-                "unexpected termination of replication stream",
-                parse_error_response(&body),
-            )),
+            Ending::ServerError(body) => {
+                Err(parse_error_response(&body).in_context("unexpected termination of replication stream"))
+            }
             Ending::Failed(error) => Err(error),
         }
     }

@@ -136,10 +136,10 @@ pub fn sync_data(file: &Rc<File>) -> Sync {
 /// A send of bytes that the socket did not take at once.
 pub type Send = InFlight<(Vec<u8>, Rc<OwnedFd>)>;
 
-/// Sends from `sent` on.
-pub fn send(socket: &Rc<OwnedFd>, bytes: Vec<u8>, sent: usize) -> Send {
-    let rest = &bytes[sent..];
-    let entry = opcode::Send::new(types::Fd(socket.as_raw_fd()), rest.as_ptr(), rest.len() as u32).build();
+/// Sends bytes.
+pub fn send(socket: &Rc<OwnedFd>, bytes: Vec<u8>) -> Send {
+    let fd = types::Fd(socket.as_raw_fd());
+    let entry = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32).build();
     // The bytes of a vector stay where they are when the vector moves.
     submit((bytes, Rc::clone(socket)), entry)
 }

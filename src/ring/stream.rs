@@ -13,24 +13,22 @@
 //!   happen meanwhile: one durable write is in flight at a time and the socket rests. Through the
 //!   ring a kernel worker would wait for the flush and then wake us.
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
-use rustix::net::SendFlags;
 use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
 
 use super::buffer::Slots;
+use super::link::Link;
 use super::op;
 use super::segment::{NameChange, Segments};
-use super::setup;
 use super::stop::Stop;
 use super::timer::Timer;
 use crate::core::latency::Latency;
@@ -47,9 +45,6 @@ const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 /// A durable write that takes no longer than this is worth waiting for in place; one that does goes
 /// through the ring, and signals, timers and the socket are served meanwhile.
 const QUICK: Duration = Duration::from_millis(1);
-
-/// In catch-up the kernel wakes us for so many bytes, not for each packet.
-const BULK_LOW_WATER: i32 = 1 << 19;
 
 /// What a stream shows while it runs.
 pub trait Watch {
@@ -101,15 +96,12 @@ pub async fn run(
     let mut stream = Stream {
         core: Receiver::new(config, Duration::ZERO),
         flight: Flight::new(shared.slots),
-        socket: Rc::new(socket),
-        unsent: VecDeque::new(),
+        link: Link::new(socket),
         segments,
         size,
         postponed: None,
         timer: Timer::default(),
         began: Instant::now(),
-        low_water: 1,
-        may_wait: setup::may_wait_for_all(),
         quick: false,
         ended: false,
         shared,
@@ -133,7 +125,6 @@ struct Flight {
     /// By slot.
     writes: Vec<Option<WriteInFlight>>,
     sync: Option<(SegmentNumber, op::Sync)>,
-    send: Option<op::Send>,
     names: Option<(NameOrder, NameChange)>,
 }
 
@@ -159,7 +150,6 @@ impl Flight {
             cancel: None,
             writes,
             sync: None,
-            send: None,
             names: None,
         }
     }
@@ -168,19 +158,13 @@ impl Flight {
 struct Stream<'a> {
     core: Receiver,
     flight: Flight,
-    socket: Rc<OwnedFd>,
-    /// Bytes that wait until the socket takes those before them.
-    unsent: VecDeque<u8>,
+    link: Link,
     segments: Segments,
     size: SegmentSize,
     /// An order that waits for its segment's file to be prepared.
     postponed: Option<Output>,
     timer: Timer,
     began: Instant,
-    /// How many bytes wake a read: many in catch-up, any when live.
-    low_water: i32,
-    /// Whether a read may wait until all bytes are there.
-    may_wait: bool,
     /// Whether the last durable write was quick.
     quick: bool,
     ended: bool,
@@ -235,7 +219,7 @@ impl Stream<'_> {
         let written = self.poll_writes(cx)?;
         let synced = self.poll_sync(cx)?;
         let named = self.poll_names(cx)?;
-        let sent = self.poll_send(cx);
+        let sent = self.link.poll_send(cx);
         let prepared = self.poll_segments(cx);
         Ok(received | written | synced | named | sent | prepared)
     }
@@ -270,26 +254,14 @@ impl Stream<'_> {
         if self.flight.cancel.is_some() {
             return false;
         }
-        self.set_low_water();
+        self.link.expect(self.core.is_bulk());
         let Some(Ask { slot, range, certain }) = self.core.arm(self.now()) else {
             return false;
         };
         let buffer = self.shared.slots.take(slot);
-        let receive = if certain && self.may_wait {
-            op::receive_all(&self.socket, buffer, range)
-        } else {
-            op::receive(&self.socket, buffer, range)
-        };
+        let receive = self.link.receive(buffer, range, certain);
         self.flight.receive = Some((slot, receive));
         true
-    }
-
-    fn set_low_water(&mut self) {
-        let wanted = if self.core.is_bulk() { BULK_LOW_WATER } else { 1 };
-        if wanted != self.low_water {
-            self.low_water = wanted;
-            op::set_low_water(&self.socket, wanted);
-        }
     }
 
     // ---- results ----
@@ -401,25 +373,6 @@ impl Stream<'_> {
         Ok(true)
     }
 
-    /// What the socket refuses shows when it is read: a broken connection ends the stream there.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(send) = &mut self.flight.send else {
-            return false;
-        };
-        let Poll::Ready((result, (bytes, _))) = Pin::new(send).poll(cx) else {
-            return false;
-        };
-        let sent = result.map_or(bytes.len(), |count| count as usize);
-        self.flight.send = None;
-        if sent < bytes.len() {
-            self.flight.send = Some(op::send(&self.socket, bytes, sent));
-        } else if !self.unsent.is_empty() {
-            let rest = std::mem::take(&mut self.unsent).into();
-            self.flight.send = Some(op::send(&self.socket, rest, 0));
-        }
-        true
-    }
-
     fn disk_error(&self, verb: &str, segment: SegmentNumber, error: &io::Error) -> Error {
         let name = self.segments.name_of(segment);
         let message = format!("could not {verb} WAL file \"{name}\": {error}");
@@ -437,7 +390,7 @@ impl Stream<'_> {
         match order {
             Output::Write(write) => return self.order_write(write),
             Output::Carry { from, to } => self.carry(from, to),
-            Output::CancelReceive => self.flight.cancel = Some(op::cancel(&self.socket)),
+            Output::CancelReceive => self.flight.cancel = Some(self.link.cancel()),
             Output::Sync(segment) => return self.order_sync(segment),
             Output::Name(segment) => {
                 self.flight.names = Some((NameOrder::Name(segment), self.segments.name(segment)));
@@ -448,7 +401,7 @@ impl Stream<'_> {
             }
             Output::Close(segment) => self.segments.close(segment),
             Output::Status(status) => self.send_status(&status),
-            Output::CopyDone => self.send(&COPY_DONE),
+            Output::CopyDone => self.link.send(&COPY_DONE),
             Output::Waited(waited) => self.shared.latency.record(waited),
             Output::Notice(body) => self.shared.watch.notice(&body),
             Output::End => self.ended = true,
@@ -523,20 +476,7 @@ impl Stream<'_> {
     fn send_status(&mut self, status: &Status) {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let clock = since_1970.as_micros() as i64 - POSTGRES_EPOCH_US;
-        self.send(&status.encode(clock));
-    }
-
-    /// Sends at once what the socket takes at once, and the rest through the ring, in order.
-    fn send(&mut self, bytes: &[u8]) {
-        if self.flight.send.is_some() {
-            self.unsent.extend(bytes);
-            return;
-        }
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let sent = rustix::net::send(self.socket.as_fd(), bytes, flags).unwrap_or(0);
-        if sent < bytes.len() {
-            self.flight.send = Some(op::send(&self.socket, bytes.to_vec(), sent));
-        }
+        self.link.send(&status.encode(clock));
     }
 
     // ---- the end ----
@@ -544,7 +484,7 @@ impl Stream<'_> {
     /// Waits until the kernel has given back every slot.
     fn land(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.flight.receive.is_some() && self.flight.cancel.is_none() {
-            self.flight.cancel = Some(op::cancel(&self.socket));
+            self.flight.cancel = Some(self.link.cancel());
         }
         if let Some((slot, receive)) = &mut self.flight.receive
             && let Poll::Ready((_, (buffer, _))) = Pin::new(receive).poll(cx)
@@ -576,12 +516,7 @@ impl Stream<'_> {
         let buffer = self.shared.slots.take(slot);
         let (ending, unread) = self.core.into_ending(&buffer);
         self.shared.slots.put(slot, buffer);
-        // What was in flight has landed, except perhaps a send that still holds the socket.
-        drop(self.flight);
-        op::set_low_water(&self.socket, 1);
-        let socket = Rc::try_unwrap(self.socket).or_else(|shared| shared.try_clone());
-        let socket =
-            socket.map_err(|error| Error::connection(format!("could not keep the socket: {error}")))?;
+        let socket = self.link.into_socket()?;
         Ok(Ended {
             ending,
             received,

@@ -1,0 +1,109 @@
+//! The socket of a stream: reads through the ring, sends at once.
+
+use std::future::Future;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use rustix::net::SendFlags;
+use tokio_uring::buf::fixed::FixedBuf;
+
+use super::op;
+use super::setup;
+use crate::error::{Error, Result};
+
+/// In catch-up the kernel wakes us for so many bytes, not for each packet.
+const BULK_LOW_WATER: i32 = 512 << 10;
+
+/// A connected socket in blocking mode.
+pub struct Link {
+    socket: Rc<OwnedFd>,
+    send: Option<op::Send>,
+    /// Bytes that wait until the socket takes those before them.
+    unsent: Vec<u8>,
+    /// How many bytes wake a read: many in catch-up, any when live.
+    low_water: i32,
+    /// Whether a read may wait until all bytes are there.
+    may_wait: bool,
+}
+
+impl Link {
+    /// Takes over the socket.
+    pub fn new(socket: OwnedFd) -> Link {
+        let socket = Rc::new(socket);
+        let may_wait = setup::may_wait_for_all();
+        Link {
+            socket,
+            send: None,
+            unsent: Vec::new(),
+            low_water: 1,
+            may_wait,
+        }
+    }
+
+    /// Reads into a range of a slot; `certain`: as many bytes are on their way.
+    pub fn receive(&self, buffer: FixedBuf, range: Range<usize>, certain: bool) -> op::Receive {
+        if certain && self.may_wait {
+            op::receive_all(&self.socket, buffer, range)
+        } else {
+            op::receive(&self.socket, buffer, range)
+        }
+    }
+
+    /// Withdraws the read in flight.
+    pub fn cancel(&self) -> op::InFlight<Rc<OwnedFd>> {
+        op::cancel(&self.socket)
+    }
+
+    /// Says whether far more is coming than a read asks for: then waking up for little is waste.
+    pub fn expect(&mut self, bulk: bool) {
+        let low_water = if bulk { BULK_LOW_WATER } else { 1 };
+        if low_water != self.low_water {
+            self.low_water = low_water;
+            op::set_low_water(&self.socket, low_water);
+        }
+    }
+
+    /// Sends at once what the socket takes at once, and the rest through the ring, in order. An error
+    /// shows when the socket is read: a broken connection ends the stream there.
+    pub fn send(&mut self, bytes: &[u8]) {
+        if self.send.is_some() {
+            self.unsent.extend(bytes);
+            return;
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = rustix::net::send(self.socket.as_fd(), bytes, flags).unwrap_or(0);
+        if sent < bytes.len() {
+            self.send = Some(op::send(&self.socket, bytes[sent..].to_vec()));
+        }
+    }
+
+    /// Goes on sending; true if something has changed.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(send) = &mut self.send else { return false };
+        let Poll::Ready((result, (mut bytes, _))) = Pin::new(send).poll(cx) else {
+            return false;
+        };
+        self.send = None;
+        match result {
+            Ok(count) => drop(bytes.drain(..count as usize)),
+            Err(_) => bytes.clear(),
+        }
+        bytes.append(&mut self.unsent);
+        if !bytes.is_empty() {
+            self.send = Some(op::send(&self.socket, bytes));
+        }
+        true
+    }
+
+    /// Gives the socket back, as it was.
+    pub fn into_socket(mut self) -> Result<OwnedFd> {
+        self.expect(false);
+        // A send may still be in flight, and holds the socket then.
+        drop(self.send);
+        let socket = Rc::try_unwrap(self.socket).or_else(|shared| shared.try_clone());
+        socket.map_err(|error| Error::connection(format!("could not keep the socket: {error}")))
+    }
+}
