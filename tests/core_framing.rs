@@ -5,9 +5,12 @@ mod model;
 use std::collections::VecDeque;
 
 use model::stream::{Stream, keepalive_body};
+use model::world::scatter;
 use model::{Rng, START, Seed, at, offset, seeds, wal};
 use walring::core::framing::{Frame, Framer};
 use walring::core::lsn::Lsn;
+use walring::core::message::WAL_HEAD;
+use walring::core::spread::{HEADS_LENGTH, Spread};
 use walring::error::Error;
 
 /// What a stream turned out to hold, besides its WAL.
@@ -30,6 +33,8 @@ struct Slots {
     segment: usize,
     /// The server says it has more than it sent.
     more_expected: bool,
+    /// The server says it has so much more that several messages are read at once.
+    spread: bool,
     /// So often in a hundred reads receiving goes on in another slot although this one is not full.
     early_carries: u64,
 }
@@ -40,6 +45,7 @@ const SMALL: Slots = Slots {
     window: 1024,
     segment: 1536,
     more_expected: false,
+    spread: false,
     early_carries: 0,
 };
 
@@ -78,6 +84,23 @@ impl Reader {
         let mut ends: VecDeque<usize> = ends.into_iter().chain([raw.len()]).collect();
         let mut from = 0;
         while from < raw.len() {
+            if let Some(spread) = self.spread() {
+                let pieces = spread.pieces().count();
+                let asked = spread.wal_length() + (pieces - 1) * WAL_HEAD;
+                while ends[0] <= from {
+                    ends.pop_front();
+                }
+                let count = asked.min(ends[0].min(raw.len()) - from);
+                let mut heads = [0xBB; HEADS_LENGTH];
+                scatter(spread, &raw[from..from + count], &mut self.slot, &mut heads);
+                from += count;
+                self.framer.arrived_spread(spread, count, &heads);
+                self.parse()?;
+                if self.is_over() {
+                    break;
+                }
+                continue;
+            }
             let ask = self
                 .framer
                 .ask(self.limit(), self.slot.len(), self.slots.more_expected);
@@ -96,6 +119,11 @@ impl Reader {
         }
         self.check_slot();
         Ok(())
+    }
+
+    fn spread(&self) -> Option<Spread> {
+        let spread = self.framer.spread(self.limit(), self.slot.len());
+        spread.filter(|_| self.slots.spread)
     }
 
     /// Takes frames until more bytes are needed, and fresh slots as they are.
@@ -294,6 +322,39 @@ fn every_split_in_two_gives_the_same() {
 }
 
 #[test]
+fn reading_several_messages_at_once_gives_the_same_whatever_they_are() {
+    let usual = |stream: &mut Stream| {
+        for _ in 0..6 {
+            stream.wal(300);
+        }
+    };
+    let other_size = |stream: &mut Stream| {
+        stream.wal(200).wal(200).wal(31).wal(200).wal(200).wal(0).wal(900);
+    };
+    let others_between = |stream: &mut Stream| {
+        stream
+            .wal(250)
+            .wal(250)
+            .keepalive(true)
+            .wal(250)
+            .notice()
+            .wal(250);
+    };
+    let builds: [&dyn Fn(&mut Stream); 3] = [&usual, &other_size, &others_between];
+    for stream in builds.into_iter().flat_map(with_ends) {
+        let seen = expected(&stream);
+        for end in 0..stream.raw().len() {
+            let slots = Slots {
+                more_expected: true,
+                spread: true,
+                ..SMALL
+            };
+            check(&stream, &seen, slots, 0, [end]);
+        }
+    }
+}
+
+#[test]
 fn every_split_in_three_gives_the_same() {
     let build = |stream: &mut Stream| {
         stream.wal(1).keepalive(true).wal(31).notice().wal(0).wal(40);
@@ -383,6 +444,7 @@ fn random_splits_of_long_streams_give_the_same() {
             window: block * rng.pick(&[1, 2, 3, 16]),
             segment: 128 << 10,
             more_expected: rng.chance(50),
+            spread: rng.chance(50),
             early_carries: rng.pick(&[0, 0, 10]),
         };
         let longest = rng.pick(&[100, 5000, 200_000]);
@@ -408,6 +470,7 @@ fn in_catch_up_no_payload_byte_is_moved() {
             window: 256 << 10,
             segment: 1 << 20,
             more_expected: true,
+            spread: false,
             early_carries: 0,
         };
         let mut reader = Reader::new(slots, seed);

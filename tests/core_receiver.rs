@@ -61,7 +61,8 @@ fn random_stream(rng: &mut Rng, finale: Finale) -> Stream {
             0..40 => stream.wal(rng.between(1, 900) as usize),
             40..50 if to_boundary < 100_000 => stream.wal(to_boundary),
             40..60 => stream.wal(rng.between(1, 9000) as usize),
-            60..70 => stream.ahead(rng.between(0, 8 * MIB)).wal(128 << 10),
+            60..66 => stream.ahead(rng.between(0, 8 * MIB)).wal(128 << 10),
+            66..70 => catch_up_burst(&mut stream, rng),
             70..75 => stream.wal(rng.pick(&[0, 29, 30, 31, 8192])),
             75..80 => stream.keepalive(rng.chance(50)),
             80..82 => stream.notice(),
@@ -78,6 +79,20 @@ fn random_stream(rng: &mut Rng, finale: Finale) -> Stream {
         Finale::Garbage => stream.bytes(b"HTTP/1.1 400".to_vec()),
         _ => &mut stream,
     };
+    stream
+}
+
+/// Messages of one size from a server that is far ahead, sometimes with another among them.
+fn catch_up_burst<'s>(stream: &'s mut Stream, rng: &mut Rng) -> &'s mut Stream {
+    let size = rng.pick(&[300, 900, 8192]);
+    for _ in 0..rng.between(2, 12) {
+        stream.ahead(8 * MIB).wal(size);
+        match rng.between(0, 9) {
+            0 => stream.ahead(8 * MIB).wal(rng.between(0, 900) as usize),
+            1 => stream.keepalive(rng.chance(50)),
+            _ => stream,
+        };
+    }
     stream
 }
 
@@ -421,16 +436,21 @@ fn the_socket_rests_while_the_durable_write_of_all_that_was_sent_is_in_flight() 
 #[test]
 fn in_catch_up_no_payload_byte_is_moved_and_one_sync_serves_a_segment() {
     let mut stream = Stream::new();
-    stream.ahead(4 * MIB).keepalive(false);
-    stream.wait(ms(1)).ahead(4 * MIB);
-    for _ in 0..32 {
-        stream.wal(128 << 10);
+    stream.ahead(9 * MIB).keepalive(false);
+    stream.wait(ms(1));
+    for sent in 1..=32 {
+        stream.ahead(if sent < 32 { 9 * MIB } else { 0 }).wal(128 << 10);
     }
     let mut setup = Setup::new(Durability::Synchronous);
-    setup.config.window = 256 << 10;
+    setup.config.window = 512 << 10;
     let mut world = World::new(setup, &stream);
     world.run_until(ms(2000), "all delivered", World::is_delivered);
     assert_eq!(world.receiver().moved(), 0);
+    assert!(
+        world.spread_reads >= 4,
+        "{} reads brought several messages",
+        world.spread_reads
+    );
     world.run_until_acknowledged(ms(10), stream.end);
     let syncs = world.count(Operation::Sync);
     assert!(syncs <= 4, "{syncs} syncs for four segments");

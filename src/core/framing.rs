@@ -19,6 +19,7 @@ use std::ops::Range;
 use bytes::BytesMut;
 
 use super::message::{FRAME_HEAD, Keepalive, WAL_HEAD, WalHead};
+use super::spread::{Arrival, HEADS_LENGTH, Spread};
 use crate::error::{Error, Result};
 
 /// Bytes asked for when an unknown message is awaited: room for a commit or a few.
@@ -70,6 +71,10 @@ pub struct Framer {
     place: usize,
     /// What was received and is not parsed yet; never starts before `place`.
     raw: Range<usize>,
+    /// Messages behind `raw` that a spread read has brought.
+    arrival: Option<Arrival>,
+    /// Bytes of the last WAL payload: in catch-up the next ones have as many.
+    usual: u64,
     /// The body that is being collected.
     body: BytesMut,
     /// Payload bytes that had to be moved, ever.
@@ -84,6 +89,8 @@ impl Framer {
             state: State::Head,
             place,
             raw: place..place,
+            arrival: None,
+            usual: 0,
             body,
             moved: 0,
         }
@@ -123,6 +130,23 @@ impl Framer {
         self.raw.end..length.min(self.raw.end + wanted)
     }
 
+    /// How a read of many messages is spread, if all of them are as long as the last one.
+    pub fn spread(&self, limit: usize, length: usize) -> Option<Spread> {
+        let State::Payload(missing) = self.state else {
+            return None;
+        };
+        let (first, payload) = (usize::try_from(missing).ok()?, usize::try_from(self.usual).ok()?);
+        let usable = first > 0 && self.raw.is_empty();
+        usable.then(|| Spread::new(self.place, first, payload, limit, length))?
+    }
+
+    /// Takes note of `count` bytes that arrived where `spread` said.
+    pub fn arrived_spread(&mut self, spread: Spread, count: usize, heads: &[u8; HEADS_LENGTH]) {
+        self.arrival = Arrival::behind_first(spread, heads, count);
+        let first = spread.pieces().next().map_or(0, |piece| piece.len());
+        self.raw.end += count.min(first);
+    }
+
     /// Takes note of `count` bytes that arrived where [`Framer::ask`] said.
     pub fn arrived(&mut self, count: usize) {
         self.raw.end += count;
@@ -134,7 +158,10 @@ impl Framer {
         let frame = match self.state {
             State::Payload(0) => {
                 self.state = State::Head;
-                self.next_head(slot)
+                match self.next_of_arrival(slot) {
+                    Some(frame) => Ok(Some(frame)),
+                    None => self.next_head(slot),
+                }
             }
             State::Payload(missing) => Ok(self.next_payload(slot, limit, missing)),
             State::Head => self.next_head(slot),
@@ -157,6 +184,25 @@ impl Framer {
     /// The received bytes that belong to whoever runs commands after the COPY.
     pub fn unparsed<'s>(&self, slot: &'s [u8]) -> &'s [u8] {
         &slot[self.raw.clone()]
+    }
+
+    /// The next head of a spread read. If it is not the one that was expected, what arrived is put
+    /// together again, to be parsed like anything else.
+    fn next_of_arrival(&mut self, slot: &mut [u8]) -> Option<Frame> {
+        let mut arrival = self.arrival.take().filter(|arrival| !arrival.is_done())?;
+        match arrival.next_piece() {
+            Some((head, piece)) => {
+                self.raw = piece;
+                self.state = State::Payload(head.payload);
+                self.arrival = Some(arrival);
+                Some(Frame::WalHead(head))
+            }
+            None => {
+                self.raw = arrival.put_together(slot);
+                self.moved += self.raw.len() as u64;
+                None
+            }
+        }
     }
 
     fn next_payload(&mut self, slot: &mut [u8], limit: usize, missing: u64) -> Option<Frame> {
@@ -225,6 +271,7 @@ impl Framer {
                 }
                 self.raw.start += WAL_HEAD;
                 self.state = State::Payload(head.payload);
+                self.usual = head.payload;
                 Ok(Some(Frame::WalHead(head)))
             }
             // 's' is the primary's status of PostgreSQL 19, sent on request only: harmless.

@@ -1,7 +1,7 @@
 //! The core: decisions without I/O. No clock, no randomness, no files, no sockets, no `unsafe`.
 //!
 //! In reading order: [`lsn`] positions and names, [`message`] the protocol's messages, [`framing`]
-//! finding them in the stream, [`progress`] what may be claimed, [`writes`] what is on its way to
+//! finding them in the stream, [`spread`] many of them at once, [`progress`] what may be claimed, [`writes`] what is on its way to
 //! the disk, [`demand`] what must get there and when, [`order`] what the driver is asked to do,
 //! [`receiver`] the state machine that joins them, [`start`] where a stream begins,
 //! [`latency`] what was measured.
@@ -15,5 +15,6 @@ pub mod order;
 pub mod progress;
 pub mod receiver;
 mod schedule;
+pub mod spread;
 pub mod start;
 pub mod writes;

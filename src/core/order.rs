@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use super::demand::Durability;
 use super::lsn::{Lsn, SegmentNumber, SegmentSize};
 use super::message::Status;
+use super::spread::Spread;
 use super::writes::Slot;
 use crate::error::Error;
 
@@ -50,6 +51,8 @@ pub struct Ask {
     pub range: Range<usize>,
     /// The server has said that it has as many bytes: a read may wait for all of them.
     pub certain: bool,
+    /// The range is to be read to in pieces, each behind a head that goes elsewhere.
+    pub spread: Option<Spread>,
 }
 
 /// An order to the driver.

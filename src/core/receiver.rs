@@ -17,6 +17,7 @@ use super::lsn::{Lsn, SegmentNumber};
 use super::message::{Keepalive, WalHead};
 use super::order::{Ask, Config, Ending, Output};
 use super::progress::Progress;
+use super::spread::{HEADS_LENGTH, Spread};
 use super::writes::{Slot, Writes};
 use crate::error::Error;
 
@@ -62,6 +63,8 @@ pub struct Receiver {
     pub(super) files: Files,
     pub(super) timers: Timers,
     pub(super) armed: bool,
+    /// How the read that is armed is spread.
+    pub(super) spread: Option<Spread>,
     pub(super) cancelling: bool,
     /// The window has moved, its bytes have not yet.
     pub(super) carrying: bool,
@@ -145,6 +148,7 @@ impl Receiver {
             },
             timers,
             armed: false,
+            spread: None,
             cancelling: false,
             carrying: false,
             hold: None,
@@ -194,18 +198,36 @@ impl Receiver {
         if self.armed || self.carrying || self.ending.is_some() || self.waits_for_durable_write() {
             return None;
         }
-        let lag = self.situation().lag();
-        let range = self.framer.ask(self.window.limit, self.slot_length(), lag > 0);
-        if range.is_empty() || self.is_window_full() {
+        if self.is_window_full() {
             return None;
         }
-        self.armed = true;
+        let ask = self.ask();
+        self.armed = !ask.range.is_empty();
+        self.spread = ask.spread;
         self.timers.heard = now;
-        Some(Ask {
-            slot: self.window.slot,
+        self.armed.then_some(ask)
+    }
+
+    fn ask(&self) -> Ask {
+        let (slot, limit, length) = (self.window.slot, self.window.limit, self.slot_length());
+        let lag = self.situation().lag();
+        let spread = self.framer.spread(limit, length).filter(|_| self.is_bulk());
+        if let Some(spread) = spread.filter(|spread| spread.wal_length() as u64 <= lag) {
+            let start = self.framer.place();
+            return Ask {
+                slot,
+                range: start..start + spread.wal_length(),
+                certain: true,
+                spread: Some(spread),
+            };
+        }
+        let range = self.framer.ask(limit, length, lag > 0);
+        Ask {
+            slot,
             certain: range.len() as u64 <= lag,
             range,
-        })
+            spread: None,
+        }
     }
 
     /// Whether the server has so much more, and answers so well, that waking up for little is waste.
@@ -254,8 +276,9 @@ impl Receiver {
 
     // ---- inputs ----
 
-    /// `count` bytes arrived where [`Receiver::arm`] said; zero: the server closed the connection.
-    pub fn received(&mut self, now: Duration, count: usize, slot: &mut [u8]) {
+    /// `count` bytes arrived where [`Receiver::arm`] said, those of a spread read in `heads` too; zero:
+    /// the server closed the connection.
+    pub fn received(&mut self, now: Duration, count: usize, slot: &mut [u8], heads: &[u8; HEADS_LENGTH]) {
         (self.armed, self.cancelling) = (false, false);
         if count == 0 {
             self.end(Ending::Failed(Error::connection(
@@ -264,7 +287,10 @@ impl Receiver {
         } else {
             self.timers.waited = now.saturating_sub(self.timers.heard);
             (self.timers.heard, self.timers.pinged) = (now, false);
-            self.framer.arrived(count);
+            match self.spread.take() {
+                Some(spread) => self.framer.arrived_spread(spread, count, heads),
+                None => self.framer.arrived(count),
+            }
             self.frame(now, slot);
         }
         self.advance(now);

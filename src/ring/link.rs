@@ -1,7 +1,6 @@
 //! The socket of a stream: reads through the ring, sends at once.
 
 use std::future::Future;
-use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,6 +11,7 @@ use tokio_uring::buf::fixed::FixedBuf;
 
 use super::op;
 use super::setup;
+use crate::core::order::Ask;
 use crate::error::{Error, Result};
 
 /// In catch-up the kernel wakes us for so many bytes, not for each packet.
@@ -27,6 +27,8 @@ pub struct Link {
     low_water: i32,
     /// Whether a read may wait until all bytes are there.
     may_wait: bool,
+    /// The memory of a spread read, unless a read has it.
+    scratch: Option<Box<op::Scratch>>,
 }
 
 impl Link {
@@ -40,16 +42,23 @@ impl Link {
             unsent: Vec::new(),
             low_water: 1,
             may_wait,
+            scratch: None,
         }
     }
 
-    /// Reads into a range of a slot; `certain`: as many bytes are on their way.
-    pub fn receive(&self, buffer: FixedBuf, range: Range<usize>, certain: bool) -> op::Receive {
-        if certain && self.may_wait {
-            op::receive_all(&self.socket, buffer, range)
-        } else {
-            op::receive(&self.socket, buffer, range)
+    /// Reads into a slot as the core asks.
+    pub fn receive(&mut self, buffer: FixedBuf, ask: Ask) -> op::Receive {
+        let scratch = self.scratch.take().unwrap_or_else(op::Scratch::new);
+        let wait = ask.certain && self.may_wait;
+        match ask.spread {
+            Some(spread) => op::receive_spread(&self.socket, buffer, scratch, spread, wait),
+            None => op::receive(&self.socket, buffer, scratch, ask.range, wait),
         }
+    }
+
+    /// Takes back what a read has used.
+    pub fn put_back(&mut self, scratch: Box<op::Scratch>) {
+        self.scratch = Some(scratch);
     }
 
     /// Withdraws the read in flight.

@@ -8,9 +8,11 @@ use std::io::{self, IoSlice};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::core::spread::{HEADS_LENGTH, MOST_HEADS, Spread};
 use io_uring::{cqueue, opcode, squeue, types};
 use rustix::io::ReadWriteFlags;
 use tokio_uring::buf::IoBuf;
@@ -46,27 +48,115 @@ pub fn descriptor(file: &File) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) }
 }
 
-/// A read of the socket.
-pub type Receive = InFlight<(FixedBuf, Rc<OwnedFd>)>;
-
-/// Reads from the socket into a range of a slot.
-pub fn receive(socket: &Rc<OwnedFd>, buffer: FixedBuf, range: Range<usize>) -> Receive {
-    assert!(range.end <= buffer.bytes_total());
-    // SAFETY: the range lies within the buffer, as asserted.
-    let start = unsafe { buffer.stable_ptr().add(range.start) }.cast_mut();
-    let fd = types::Fd(socket.as_raw_fd());
-    let entry = opcode::ReadFixed::new(fd, start, range.len() as u32, buffer.buf_index()).build();
-    submit((buffer, Rc::clone(socket)), entry)
+/// What a read of the socket owns.
+pub struct Reading {
+    /// The slot that is read into.
+    pub buffer: FixedBuf,
+    /// The heads of a spread read, and what describes it to the kernel.
+    pub scratch: Box<Scratch>,
+    /// Keeps the socket open.
+    _socket: Rc<OwnedFd>,
 }
 
-/// Reads from the socket until a range of a slot is full, or the read is withdrawn, or the stream ends.
-pub fn receive_all(socket: &Rc<OwnedFd>, mut buffer: FixedBuf, range: Range<usize>) -> Receive {
+/// A read of the socket.
+pub type Receive = InFlight<Reading>;
+
+/// The memory of a spread read beside the slot. It is used again for each.
+pub struct Scratch {
+    /// Where the heads are read to.
+    pub heads: [u8; HEADS_LENGTH],
+    pieces: [libc::iovec; 2 * MOST_HEADS + 1],
+    message: libc::msghdr,
+}
+
+impl Scratch {
+    /// Empty.
+    pub fn new() -> Box<Scratch> {
+        let piece = libc::iovec {
+            iov_base: ptr::null_mut(),
+            iov_len: 0,
+        };
+        // SAFETY: all zeros is a valid message header: no name, no pieces, no control data.
+        let message = unsafe { std::mem::zeroed() };
+        Box::new(Scratch {
+            heads: [0; HEADS_LENGTH],
+            pieces: [piece; 2 * MOST_HEADS + 1],
+            message,
+        })
+    }
+}
+
+/// Reads from the socket into a range of a slot; `wait`: until the range is full, or the read is
+/// withdrawn, or the stream ends.
+pub fn receive(
+    socket: &Rc<OwnedFd>,
+    mut buffer: FixedBuf,
+    scratch: Box<Scratch>,
+    range: Range<usize>,
+    wait: bool,
+) -> Receive {
+    let index = buffer.buf_index();
     let target = &mut buffer[range];
+    let (start, length) = (target.as_mut_ptr(), target.len() as u32);
     let fd = types::Fd(socket.as_raw_fd());
-    let entry = opcode::Recv::new(fd, target.as_mut_ptr(), target.len() as u32)
-        .flags(libc::MSG_WAITALL)
-        .build();
-    submit((buffer, Rc::clone(socket)), entry)
+    let entry = if wait {
+        opcode::Recv::new(fd, start, length)
+            .flags(libc::MSG_WAITALL)
+            .build()
+    } else {
+        opcode::ReadFixed::new(fd, start, length, index).build()
+    };
+    submit(
+        Reading {
+            buffer,
+            scratch,
+            _socket: Rc::clone(socket),
+        },
+        entry,
+    )
+}
+
+/// As [`receive`], into the pieces of a slot and the heads between them.
+pub fn receive_spread(
+    socket: &Rc<OwnedFd>,
+    mut buffer: FixedBuf,
+    mut scratch: Box<Scratch>,
+    spread: Spread,
+    wait: bool,
+) -> Receive {
+    let mut used = 0;
+    let Scratch {
+        heads,
+        pieces,
+        message,
+    } = &mut *scratch;
+    let mut add = |target: &mut [u8]| {
+        pieces[used] = libc::iovec {
+            iov_base: target.as_mut_ptr().cast(),
+            iov_len: target.len(),
+        };
+        used += 1;
+    };
+    for (number, piece) in spread.pieces().enumerate() {
+        if number > 0 {
+            add(&mut heads[Spread::head_before(number)]);
+        }
+        add(&mut buffer[piece]);
+    }
+    message.msg_iov = pieces.as_mut_ptr();
+    message.msg_iovlen = used;
+    let fd = types::Fd(socket.as_raw_fd());
+    let flags = if wait { libc::MSG_WAITALL as u32 } else { 0 };
+    // The box stays where it is while the operation owns it.
+    let entry = opcode::RecvMsg::new(fd, message).flags(flags).build();
+    submit(
+        Reading {
+            buffer,
+            scratch,
+            _socket: Rc::clone(socket),
+        },
+        entry,
+    )
 }
 
 /// Sets how many bytes must have arrived before a waiting read is woken (SO_RCVLOWAT). A socket that

@@ -36,6 +36,7 @@ use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize};
 use crate::core::message::{COPY_DONE, Status};
 use crate::core::order::{Ask, Config, Ending, Output, Write};
 use crate::core::receiver::Receiver;
+use crate::core::spread::HEADS_LENGTH;
 use crate::core::writes::Slot;
 use crate::error::{Error, Result};
 
@@ -185,7 +186,8 @@ impl Stream<'_> {
             let count = range.len().min(early.len());
             let mut buffer = self.shared.slots.take(slot);
             buffer[range.start..range.start + count].copy_from_slice(&early.split_to(count));
-            self.core.received(self.now(), count, &mut buffer);
+            self.core
+                .received(self.now(), count, &mut buffer, &[0; HEADS_LENGTH]);
             self.shared.slots.put(slot, buffer);
         }
     }
@@ -255,11 +257,12 @@ impl Stream<'_> {
             return false;
         }
         self.link.expect(self.core.is_bulk());
-        let Some(Ask { slot, range, certain }) = self.core.arm(self.now()) else {
+        let Some(ask) = self.core.arm(self.now()) else {
             return false;
         };
+        let slot = ask.slot;
         let buffer = self.shared.slots.take(slot);
-        let receive = self.link.receive(buffer, range, certain);
+        let receive = self.link.receive(buffer, ask);
         self.flight.receive = Some((slot, receive));
         true
     }
@@ -276,14 +279,18 @@ impl Stream<'_> {
             return false;
         };
         let slot = *slot;
-        let Poll::Ready((result, (mut buffer, _))) = Pin::new(receive).poll(cx) else {
+        let Poll::Ready((result, reading)) = Pin::new(receive).poll(cx) else {
             return false;
         };
         self.flight.receive = None;
+        let op::Reading {
+            mut buffer, scratch, ..
+        } = reading;
         let now = self.now();
         match result {
             Ok(count) => {
-                self.core.received(now, count as usize, &mut buffer);
+                self.core
+                    .received(now, count as usize, &mut buffer, &scratch.heads);
                 self.shared
                     .watch
                     .progress(now, self.core.progress().received(), self.core.server_end());
@@ -295,6 +302,7 @@ impl Stream<'_> {
             }
         }
         self.shared.slots.put(slot, buffer);
+        self.link.put_back(scratch);
         true
     }
 
@@ -487,9 +495,9 @@ impl Stream<'_> {
             self.flight.cancel = Some(self.link.cancel());
         }
         if let Some((slot, receive)) = &mut self.flight.receive
-            && let Poll::Ready((_, (buffer, _))) = Pin::new(receive).poll(cx)
+            && let Poll::Ready((_, reading)) = Pin::new(receive).poll(cx)
         {
-            self.shared.slots.put(*slot, buffer);
+            self.shared.slots.put(*slot, reading.buffer);
             self.flight.receive = None;
         }
         // The results of a stream that has failed do not count; those of one that has ended are in.

@@ -35,7 +35,10 @@ impl World {
     fn arm(&mut self) {
         let now = self.now;
         let ask = self.receiver.as_mut().and_then(|receiver| receiver.arm(now));
-        let Some(Ask { slot, range, .. }) = ask else {
+        let Some(Ask {
+            slot, range, spread, ..
+        }) = ask
+        else {
             return;
         };
         assert!(self.armed.is_none(), "one read at a time");
@@ -45,6 +48,7 @@ impl World {
         );
         self.assert_not_in_flight(slot);
         self.armed = Some((slot, range));
+        self.spread = spread;
         self.expect_delivery();
     }
 

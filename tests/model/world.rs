@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use walring::core::lsn::{Lsn, SegmentNumber};
 use walring::core::message::Status;
+use walring::core::message::WAL_HEAD;
 use walring::core::order::{Ending, Write};
 use walring::core::receiver::Receiver;
+use walring::core::spread::{HEADS_LENGTH, Spread};
 use walring::core::writes::Slot;
 
 use super::disk::{Dirty, Disk, Name};
@@ -76,6 +78,10 @@ pub struct World {
     pub(super) rng: Rng,
     pub(super) slots: Vec<Vec<u8>>,
     pub(super) armed: Option<(Slot, Range<usize>)>,
+    /// How the read that is armed is spread over the slot and the heads.
+    pub(super) spread: Option<Spread>,
+    /// Spread reads that were asked for.
+    pub spread_reads: usize,
     pub(super) deliver_at: Option<Duration>,
     pub(super) cancel_at: Option<Duration>,
     pub(super) events: Vec<(Duration, Event)>,
@@ -113,6 +119,8 @@ impl World {
             // Not zero: what the core does not clear itself would reach the disk.
             slots: vec![vec![0xAA; length]; setup.config.slots],
             armed: None,
+            spread: None,
+            spread_reads: 0,
             deliver_at: None,
             cancel_at: None,
             events: Vec::new(),
@@ -314,8 +322,9 @@ impl World {
     fn deliver(&mut self) {
         let (slot, range) = self.armed.take().expect("armed");
         (self.deliver_at, self.cancel_at) = (None, None);
-        let most = range
-            .len()
+        let spread = self.spread.take();
+        let heads_asked = spread.map_or(0, |spread| (spread.pieces().count() - 1) * WAL_HEAD);
+        let most = (range.len() + heads_asked)
             .min(self.setup.longest_read)
             .min(self.raw.len() - self.delivered);
         let full = self.setup.longest_read == usize::MAX || self.rng.chance(30);
@@ -326,13 +335,19 @@ impl World {
         };
         let from = self.delivered;
         self.delivered += count;
-        self.slots[slot.0][range.start..range.start + count].copy_from_slice(&self.raw[from..from + count]);
+        let arrived = &self.raw[from..from + count];
+        let mut heads = [0xBB; HEADS_LENGTH];
+        match spread {
+            Some(spread) => scatter(spread, arrived, &mut self.slots[slot.0], &mut heads),
+            None => self.slots[slot.0][range.start..range.start + count].copy_from_slice(arrived),
+        }
+        self.spread_reads += usize::from(spread.is_some());
         let mut bytes = std::mem::take(&mut self.slots[slot.0]);
         let now = self.now;
         self.receiver
             .as_mut()
             .expect("running")
-            .received(now, count, &mut bytes);
+            .received(now, count, &mut bytes, &heads);
         self.slots[slot.0] = bytes;
         self.settle();
     }
@@ -405,5 +420,20 @@ impl World {
             .write(from, &flight.bytes[..count], flight.write.durable);
         let now = self.now;
         self.running().written(now, slot, count as u64);
+    }
+}
+
+/// Puts what arrived where a spread read wants it, as the kernel does.
+pub fn scatter(spread: Spread, mut arrived: &[u8], slot: &mut [u8], heads: &mut [u8; HEADS_LENGTH]) {
+    let mut fill = |target: &mut [u8]| {
+        let count = arrived.len().min(target.len());
+        target[..count].copy_from_slice(&arrived[..count]);
+        arrived = &arrived[count..];
+    };
+    for (number, piece) in spread.pieces().enumerate() {
+        if number > 0 {
+            fill(&mut heads[Spread::head_before(number)]);
+        }
+        fill(&mut slot[piece]);
     }
 }
