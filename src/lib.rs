@@ -17,16 +17,17 @@
 //! - [`edge`]: command line, connection, authentication, directory, logs: ordinary Rust.
 //!
 //! The core imports neither of the others. Everything before START_REPLICATION may be ordinary code;
-//! after it the data path goes through the ring, with two exceptions that are explained where they
-//! are made: a status is sent with a call that does not block ([`ring::stream`]), and a block of a
+//! after it the data path goes through the ring, with three exceptions, each explained where it is
+//! made: a status is sent with a call that does not block, a durable write is waited for in place
+//! while the disk is quick (both in [`ring::stream`], with the reason in numbers), and a block of a
 //! partial that an earlier run left is read through the page cache ([`ring::segment`]).
 //!
 //! # A byte's way
 //!
 //! The socket is read into a registered buffer slot, at the very offset where the byte belongs in a
 //! window of its segment file ([`core::framing`]); the same memory is written to the file. Every WAL
-//! message's head lands where the next payload will overwrite it. So a catch-up copies no payload
-//! byte in user space; commits, which come behind a head that was not expected, are moved down by
+//! message's head lands where the next payload will overwrite it, or, when many messages are read at
+//! once, in a small buffer beside ([`core::spread`]). So a catch-up copies no payload byte in user space; commits, which come behind a head that was not expected, are moved down by
 //! its 30 bytes. What is written when, and how it becomes durable, is decided in [`core::demand`]
 //! (policies) and `core::schedule` (one durable write in flight when live, large plain writes and one
 //! sync a segment in catch-up).
