@@ -499,7 +499,7 @@ pub fn give_to_server_user(path: &Path) {
 }
 
 /// A port nobody listens on; the kernel does not soon give the same one again.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind a port");
     listener.local_addr().expect("a bound port").port()
 }
