@@ -4,6 +4,7 @@ mod common;
 use rustix::process::Signal;
 
 use common::receiver::{streaming, wait_for_streaming};
+use common::wait::until;
 use common::{Archive, Lsn, Process, Server, program, walring};
 
 #[test]
@@ -113,6 +114,7 @@ fn signals_end_a_stream_that_never_goes_quiet_with_success() {
         let acknowledged = server.receiver_column("flush_lsn").unwrap().parse().unwrap();
         receiver.end_by(signal).assert_success();
         assert!(load.is_running(), "the stream went quiet");
+        assert_farewell(&server);
         archive.assert_holds(&server, 1, acknowledged);
     }
 }
@@ -151,6 +153,27 @@ fn what_was_received_is_durable_and_reported_before_it_ends() {
     receiver.stop();
     assert!(server.slot_restart_lsn("s1").unwrap() >= end);
     archive.assert_holds(&server, 1, end);
+}
+
+/// Asserts that the server was told of the end, and has nothing to complain about.
+fn assert_farewell(server: &Server) {
+    until("the walsender ends", || {
+        let count = server.sql("select count(*) from pg_stat_replication");
+        (count == "0").then_some(())
+    });
+    let log = server.log();
+    let complaints = [
+        "could not send data to client",
+        "could not receive data from client",
+        "unexpected EOF",
+        "connection to client lost",
+    ];
+    for line in log.lines() {
+        assert!(
+            !complaints.iter().any(|complaint| line.contains(complaint)),
+            "{line}"
+        );
+    }
 }
 
 fn connecting_to(archive: &Archive, port: &str) -> Process {

@@ -327,10 +327,12 @@ impl Server {
         Lsn(end.0.div_ceil(segment_bytes) * segment_bytes)
     }
 
-    /// A column of `pg_stat_replication` about the receiver, if it is connected and the column has a value.
+    /// A column of `pg_stat_replication` about the receiver, if it is connected and the column has a value; of its
+    /// latest connection, should the server not have noticed the end of one before.
     pub fn receiver_column(&self, column: &str) -> Option<String> {
         let query = format!(
-            "select {column} from pg_stat_replication where application_name = '{RECEIVER_NAME}' and {column} is not null"
+            "select {column} from pg_stat_replication where application_name = '{RECEIVER_NAME}' and {column} is not null \
+             order by backend_start desc limit 1"
         );
         self.try_sql(&query).ok().filter(|answer| !answer.is_empty())
     }
