@@ -1,21 +1,16 @@
 //! The connection and the replication commands against a real PostgreSQL.
 
+mod common;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use nix::unistd::{User, geteuid};
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use rustix::process::Signal;
 use walring::core::lsn::{Lsn, Timeline};
 use walring::edge::connection::Connection;
 use walring::edge::conninfo::{Conninfo, Explicit};
@@ -23,7 +18,9 @@ use walring::edge::password::{PasswordPrompt, PromptMode};
 use walring::edge::replication::{StartAnswer, StreamEnd};
 use walring::error::{Error, Result};
 
-const BIN: &str = "/usr/lib/postgresql/15/bin";
+use common::Server;
+use common::server::free_port;
+use common::wait::until;
 
 const HBA: &str = "\
 local all         postgres           trust
@@ -44,132 +41,37 @@ SET password_encryption = 'md5';
 CREATE ROLE hashed LOGIN REPLICATION PASSWORD 'pass: word';
 ";
 
-/// A PostgreSQL of its own, gone with its directory when dropped.
-struct Server {
-    directory: TempDir,
-    port: u16,
-    process: Child,
-}
-
-impl Server {
-    fn new() -> Server {
-        let directory = tempfile::tempdir().unwrap();
-        let data = directory.path().join("data");
-        if geteuid().is_root() {
-            let user = postgres_user();
-            chown(directory.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
-        }
-        let initdb = as_postgres("initdb")
-            .args(["-N", "-A", "trust", "-U", "postgres", "--wal-segsize=1", "-D"])
-            .arg(&data)
-            .output()
-            .unwrap();
-        assert!(initdb.status.success(), "{initdb:?}");
-        fs::write(data.join("pg_hba.conf"), HBA).unwrap();
-        let port = free_port();
-        let process = start(directory.path(), port);
-        let server = Server {
-            directory,
-            port,
-            process,
-        };
-        server.sql(ROLES);
+/// One server for all tests that run at the same time and do not harm it: its roles log in on TCP, each in its way.
+fn shared() -> Arc<Server> {
+    static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap();
+    shared.upgrade().unwrap_or_else(|| {
+        let server = Arc::new(with_roles());
+        *shared = Arc::downgrade(&server);
         server
-    }
-
-    /// One server for all tests that run at the same time and do not harm it.
-    fn shared() -> Arc<Server> {
-        static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap();
-        shared.upgrade().unwrap_or_else(|| {
-            let server = Arc::new(Server::new());
-            *shared = Arc::downgrade(&server);
-            server
-        })
-    }
-
-    fn sql(&self, commands: &str) -> String {
-        let psql = || {
-            as_postgres("psql")
-                .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-c", commands])
-                .args(["-p", &self.port.to_string(), "-d", "postgres", "-h"])
-                .arg(self.directory.path())
-                .output()
-                .unwrap()
-        };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let mut output = psql();
-        while output.status.code() == Some(2) && Instant::now() < deadline {
-            sleep(Duration::from_millis(50));
-            output = psql();
-        }
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    /// Stops and starts again, as a standby that only has its own log.
-    fn restart_as_standby(&mut self) {
-        self.signal(Signal::INT);
-        self.process.wait().unwrap();
-        fs::write(self.directory.path().join("data/standby.signal"), "").unwrap();
-        self.process = start(self.directory.path(), self.port);
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process), signal).unwrap();
-    }
-
-    fn tcp(&self, settings: &str) -> String {
-        format!("host=127.0.0.1 port={} {settings}", self.port)
-    }
-
-    fn socket(&self, settings: &str) -> String {
-        let directory = self.directory.path().display();
-        format!("host={directory} port={} {settings}", self.port)
-    }
+    })
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.signal(Signal::QUIT);
-        let _ = self.process.wait();
-    }
+fn with_roles() -> Server {
+    let server = Server::start();
+    server.sql(ROLES);
+    server.set_hba(HBA);
+    until("the rules are loaded", || {
+        server
+            .log()
+            .contains("reloading configuration files")
+            .then_some(())
+    });
+    server
 }
 
-fn start(directory: &Path, port: u16) -> Child {
-    as_postgres("postgres")
-        .arg("-D")
-        .arg(directory.join("data"))
-        .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
-        .args(["-c", &format!("port={port}"), "-c"])
-        .arg(format!("unix_socket_directories={}", directory.display()))
-        .stdout(Stdio::null())
-        .stderr(fs::File::create(directory.join("log")).unwrap())
-        .spawn()
-        .unwrap()
+fn tcp(server: &Server, settings: &str) -> String {
+    format!("host=127.0.0.1 port={} {settings}", server.port())
 }
 
-/// PostgreSQL refuses to run as root.
-fn as_postgres(program: &str) -> Command {
-    let mut command = Command::new(PathBuf::from(BIN).join(program));
-    command.env("LC_ALL", "C").current_dir("/");
-    if geteuid().is_root() {
-        let user = postgres_user();
-        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-    }
-    command
-}
-
-fn postgres_user() -> User {
-    User::from_name("postgres").unwrap().unwrap()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+fn socket(server: &Server, settings: &str) -> String {
+    let directory = server.socket_directory().display();
+    format!("host={directory} port={} {settings}", server.port())
 }
 
 fn resolve(dbname: &str) -> Result<Conninfo> {
@@ -195,19 +97,26 @@ async fn refusal(dbname: &str) -> Error {
 
 #[test]
 fn every_supported_way_to_authenticate_lets_us_in_by_tcp_and_socket() {
-    let server = Server::shared();
+    let server = shared();
+    let version = server.sql("SHOW server_version_num");
     tokio_uring::start(async {
         for settings in [
-            server.tcp("user=trusted"),
-            server.tcp("user=plain password='pass: word'"),
-            server.tcp("user=hashed password='pass: word'"),
-            server.tcp("user=proved password='pass: word' require_auth=scram-sha-256"),
-            server.tcp("user=trusted sslmode=prefer require_auth=none connect_timeout=10 keepalives_idle=5 tcp_user_timeout=9000"),
-            server.socket("user=trusted"),
-            format!("postgres://proved:pass%3A%20word@127.0.0.1:{}", server.port),
+            tcp(&server, "user=trusted"),
+            tcp(&server, "user=plain password='pass: word'"),
+            tcp(&server, "user=hashed password='pass: word'"),
+            tcp(
+                &server,
+                "user=proved password='pass: word' require_auth=scram-sha-256",
+            ),
+            tcp(
+                &server,
+                "user=trusted sslmode=prefer require_auth=none connect_timeout=10 keepalives_idle=5 tcp_user_timeout=9000",
+            ),
+            socket(&server, "user=trusted"),
+            format!("postgres://proved:pass%3A%20word@127.0.0.1:{}", server.port()),
         ] {
             let mut connection = open(&settings).await.unwrap();
-            assert!((150_000..160_000).contains(&connection.server_version_num()));
+            assert_eq!(connection.server_version_num().to_string(), version);
             assert_eq!(connection.parameter("application_name"), Some("walring-test"));
             connection.identify_system().await.unwrap();
             connection.close().await;
@@ -217,10 +126,10 @@ fn every_supported_way_to_authenticate_lets_us_in_by_tcp_and_socket() {
 
 #[test]
 fn a_refused_login_says_why_in_the_words_of_libpq() {
-    let server = Server::shared();
+    let server = shared();
     let place = format!(
         "connection to server at \"127.0.0.1\", port {} failed: ",
-        server.port
+        server.port()
     );
     tokio_uring::start(async {
         for (settings, message, sqlstate) in [
@@ -256,7 +165,7 @@ fn a_refused_login_says_why_in_the_words_of_libpq() {
                 None,
             ),
         ] {
-            let error = refusal(&server.tcp(settings)).await;
+            let error = refusal(&tcp(&server, settings)).await;
             assert_eq!(error.to_string(), format!("{place}{message}"));
             assert_eq!(error.sqlstate(), sqlstate);
         }
@@ -265,15 +174,15 @@ fn a_refused_login_says_why_in_the_words_of_libpq() {
 
 #[test]
 fn the_password_file_is_used_and_named_when_it_is_wrong() {
-    let server = Server::shared();
+    let server = shared();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pgpass");
     let entry =
-        |role: &str, password: &str| format!("127.0.0.1:{}:replication:{role}:{password}\n", server.port);
+        |role: &str, password: &str| format!("127.0.0.1:{}:replication:{role}:{password}\n", server.port());
     fs::write(&path, entry("proved", "pass\\: word") + &entry("hashed", "wrong")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     tokio_uring::start(async {
-        let settings = |role: &str| server.tcp(&format!("user={role} passfile={}", path.display()));
+        let settings = |role: &str| tcp(&server, &format!("user={role} passfile={}", path.display()));
         open(&settings("proved")).await.unwrap();
         let error = refusal(&settings("hashed")).await;
         let detail = format!("password retrieved from file \"{}\"", path.display());
@@ -283,14 +192,14 @@ fn the_password_file_is_used_and_named_when_it_is_wrong() {
 
 #[test]
 fn the_next_host_is_tried_only_where_that_can_help() {
-    let server = Server::shared();
+    let server = shared();
     let closed = free_port();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_port = silent.local_addr().unwrap().port();
     tokio_uring::start(async {
         let reachable = format!(
             "host=127.0.0.1,/nowhere,127.0.0.1,127.0.0.1 port={closed},1,{silent_port},{} connect_timeout=1 user=trusted",
-            server.port
+            server.port()
         );
         open(&reachable).await.unwrap();
 
@@ -308,7 +217,7 @@ fn the_next_host_is_tried_only_where_that_can_help() {
         // The first server's no is final.
         let both = format!(
             "host=127.0.0.1,127.0.0.1 port={},{closed} user=ordinary",
-            server.port
+            server.port()
         );
         let message = refusal(&both).await.to_string();
         assert_eq!(message.lines().count(), 1, "{message}");
@@ -334,10 +243,10 @@ fn a_name_that_does_not_resolve_is_said_to_be_so() {
 
 #[test]
 fn the_server_tells_what_it_is() {
-    let server = Server::shared();
+    let server = shared();
     let identifier = server.sql("SELECT system_identifier FROM pg_control_system()");
     tokio_uring::start(async {
-        let mut connection = open(&server.tcp("user=trusted")).await.unwrap();
+        let mut connection = open(&tcp(&server, "user=trusted")).await.unwrap();
         let identity = connection.identify_system().await.unwrap();
         assert_eq!(identity.system_identifier.to_string(), identifier);
         assert_eq!(identity.timeline, Timeline(1));
@@ -359,9 +268,9 @@ fn the_server_tells_what_it_is() {
 
 #[test]
 fn a_slot_is_created_read_and_dropped() {
-    let server = Server::shared();
+    let server = shared();
     tokio_uring::start(async {
-        let mut connection = open(&server.tcp("user=trusted")).await.unwrap();
+        let mut connection = open(&tcp(&server, "user=trusted")).await.unwrap();
         let missing = connection.read_replication_slot("s1").await.unwrap_err();
         assert_eq!(missing.to_string(), "replication slot \"s1\" does not exist");
 
@@ -396,9 +305,9 @@ fn a_slot_is_created_read_and_dropped() {
 
 #[test]
 fn a_stream_can_be_lent_out_stopped_and_started_again() {
-    let server = Server::shared();
+    let server = shared();
     tokio_uring::start(async {
-        for settings in [server.tcp("user=trusted"), server.socket("user=trusted")] {
+        for settings in [tcp(&server, "user=trusted"), socket(&server, "user=trusted")] {
             let tcp = settings.starts_with("host=127");
             let mut connection = open(&settings).await.unwrap();
             let flushed = connection.identify_system().await.unwrap().flushed;
@@ -427,15 +336,15 @@ fn a_stream_can_be_lent_out_stopped_and_started_again() {
 
 #[test]
 fn a_stream_follows_the_end_of_a_timeline_and_of_the_server() {
-    let mut server = Server::new();
+    let server = with_roles();
     server.restart_as_standby();
-    server.sql("SELECT pg_promote()");
+    server.promote();
     tokio_uring::start(async {
-        let mut connection = open(&server.tcp("user=trusted")).await.unwrap();
+        let mut connection = open(&tcp(&server, "user=trusted")).await.unwrap();
         assert_eq!(connection.identify_system().await.unwrap().timeline, Timeline(2));
         let history = connection.timeline_history(Timeline(2)).await.unwrap();
         assert_eq!(history.file_name, "00000002.history");
-        let on_disk = fs::read(server.directory.path().join("data/pg_wal/00000002.history")).unwrap();
+        let on_disk = fs::read(server.data().join("pg_wal/00000002.history")).unwrap();
         assert_eq!(history.content, on_disk);
 
         let text = String::from_utf8(on_disk).unwrap();
@@ -463,6 +372,8 @@ fn a_stream_follows_the_end_of_a_timeline_and_of_the_server() {
         let answer = connection.start_replication(None, segment, next).await.unwrap();
         assert_eq!(answer, StartAnswer::Streaming);
         let mut stream = Stream::detached(&mut connection, true);
+        // Before its first message a walsender may take the shutdown for an order to die at once.
+        stream.peek();
         server.signal(Signal::INT);
         stream.confirm_until_completion();
         stream.give_back(&mut connection);
@@ -472,9 +383,9 @@ fn a_stream_follows_the_end_of_a_timeline_and_of_the_server() {
 
 #[test]
 fn an_error_that_ends_a_stream_is_reported() {
-    let server = Server::new();
+    let server = with_roles();
     tokio_uring::start(async {
-        let mut connection = open(&server.tcp("user=trusted")).await.unwrap();
+        let mut connection = open(&tcp(&server, "user=trusted")).await.unwrap();
         let flushed = connection.identify_system().await.unwrap().flushed;
         connection
             .start_replication(None, flushed, Timeline(1))
@@ -556,7 +467,8 @@ impl Stream {
     fn confirm_until_completion(&mut self) {
         let mut received = 0u64;
         while self.peek().0 != b'C' {
-            let (_, message) = self.receive();
+            let (tag, message) = self.receive();
+            assert_eq!(tag, b'd', "{}", String::from_utf8_lossy(&message));
             let number = |at: usize| u64::from_be_bytes(message[at..at + 8].try_into().unwrap());
             if message[5] == b'w' {
                 received = number(6) + (message.len() - 30) as u64;

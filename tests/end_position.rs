@@ -2,7 +2,7 @@
 mod common;
 
 use common::receiver::wait_for_streaming;
-use common::{Archive, Server, walring};
+use common::{Archive, Server, ServerOptions, walring};
 
 #[test]
 fn it_ends_behind_the_position_and_leaves_one_partial() {
@@ -68,4 +68,22 @@ fn what_was_received_is_on_disk_when_it_ends() {
     let start = ["--start-lsn", &start, "--endpos", &middle.to_string(), "-n"];
     walring(&server, &archive, &start).finish().assert_success();
     archive.assert_holds(&server, 1, middle);
+}
+
+#[test]
+fn a_catch_up_from_an_empty_directory_ends_by_itself() {
+    for segment_mb in [1, 16] {
+        let (server, archive) = (
+            ServerOptions::default().segment_mb(segment_mb).start(),
+            Archive::new(),
+        );
+        server.sql("select pg_create_physical_replication_slot('s1', true)");
+        let end = server.write_wal(5 * segment_mb * 1024 + 100);
+        server.write_wal(10);
+        walring(&server, &archive, &["--slot=s1", "--endpos", &end.to_string()])
+            .finish()
+            .assert_success();
+        assert!(archive.segments().len() >= 5, "{:?}", archive.names());
+        archive.assert_holds(&server, 1, end);
+    }
 }

@@ -1,9 +1,13 @@
 //! What walring says on stderr: the messages of `pg_receivewal -v`, or JSON.
 mod common;
 
+use std::process::Command;
+
 use common::process::Exit;
-use common::receiver::{pg_receivewal_command, walring_command};
-use common::{Archive, Process, Server, pg_receivewal, program, walring};
+use common::receiver::{pg_receivewal_command, wait_for_streaming, walring_command};
+use common::relay::Relay;
+use common::wait::until;
+use common::{Archive, Process, Server, pg_receivewal, postgres, program, walring};
 
 #[test]
 fn verbose_messages_are_those_of_pg_receivewal() {
@@ -100,6 +104,152 @@ fn json_errors_are_json() {
         server.sql(&format!("select lower($json${line}$json$::json->>'level')")),
         "error"
     );
+}
+
+#[test]
+fn the_latency_report_is_printed_at_the_end_and_changes_nothing_else() {
+    let (server, archive) = (Server::start(), Archive::new());
+    let receiver = walring(&server, &archive, &["--synchronous", "--latency-report"]);
+    wait_for_streaming(&server);
+    let end = server.write_wal(100);
+    server.wait_flushed(end);
+    let exit = receiver.stop();
+    for percentile in ["p50 ", "p99 ", "p99.99 ", "max "] {
+        let line = exit
+            .stderr
+            .iter()
+            .find(|line| line.trim_start().starts_with(percentile));
+        let words: Vec<&str> = line.map_or(Vec::new(), |line| line.split_whitespace().collect());
+        assert!(
+            matches!(words[..], [_, number, "µs"] if number.parse::<u64>().is_ok()),
+            "{exit:#?}"
+        );
+    }
+    archive.assert_holds(&server, 1, end);
+}
+
+#[test]
+fn a_catch_up_shows_its_progress_on_a_terminal() {
+    let (server, archive) = (Server::start(), Archive::new());
+    let relay = far_behind(&server, &archive);
+    let Some(screen) = Screen::probe() else {
+        return postgres::skip("the progress line: the program script gives no pseudo terminal here");
+    };
+    let receiver = screen.show(&through(&relay, &archive));
+    screen.wait_for("catching up: ", || {});
+    screen.wait_for("/s  ", || relay.allow(64 << 10));
+    let text = screen.text();
+    let line = text.split('\r').find(|line| line.contains("/s  ")).unwrap();
+    assert!(
+        line.contains("MiB of ") && line.contains(" %)") && line.contains(" left"),
+        "{line:?}"
+    );
+    relay.allow(1 << 40);
+    server.wait_flushed(server.write_wal(10));
+    // The line is taken away when the stream is live.
+    screen.wait_until_last_line("");
+    drop(receiver);
+}
+
+#[test]
+fn a_catch_up_shows_nothing_where_there_is_no_terminal() {
+    let (server, archive) = (Server::start(), Archive::new());
+    let relay = far_behind(&server, &archive);
+    let receiver = Process::spawn(through(&relay, &archive));
+    relay.allow(1 << 40);
+    server.wait_flushed(server.write_wal(10));
+    let exit = receiver.stop();
+    let shown = [exit.stderr.join("\n"), exit.stdout].concat();
+    assert!(
+        !shown.contains("catching up") && !shown.contains('\r'),
+        "{shown:?}"
+    );
+}
+
+/// A server 40 MB ahead of the archive, behind a link over which little has come yet.
+fn far_behind(server: &Server, archive: &Archive) -> Relay {
+    let start = server.write_wal(10).to_string();
+    server.write_wal(10);
+    pg_receivewal(server, archive, &["-n", "-E", &start])
+        .finish()
+        .assert_success();
+    server.write_wal(40_000);
+    Relay::metered(server.port(), 2 << 20)
+}
+
+/// Receives synchronously through the relay.
+fn through(relay: &Relay, archive: &Archive) -> Command {
+    let mut command = program::receive();
+    command.arg("-D").arg(archive.path());
+    command.args(["--synchronous", "-h", "127.0.0.1", "-U", "postgres", "-p"]);
+    command
+        .arg(relay.port().to_string())
+        .env("PGAPPNAME", common::server::RECEIVER_NAME);
+    command
+}
+
+/// A pseudo terminal, and what was written to it.
+struct Screen {
+    directory: Archive,
+}
+
+impl Screen {
+    fn probe() -> Option<Screen> {
+        let screen = Screen {
+            directory: Archive::new(),
+        };
+        let mut test = Command::new("test");
+        test.args(["-t", "2"]);
+        let works = screen
+            .command(&test)
+            .output()
+            .is_ok_and(|output| output.status.success());
+        works.then_some(screen)
+    }
+
+    fn show(&self, command: &Command) -> Process {
+        Process::spawn(self.command(command))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.directory.read("screen")).into_owned()
+    }
+
+    /// Waits for a text, and does something whenever it is not there yet.
+    fn wait_for(&self, text: &str, meanwhile: impl Fn()) {
+        until(&format!("{text:?} on the screen"), || {
+            meanwhile();
+            self.text().contains(text).then_some(())
+        });
+    }
+
+    /// Waits until this is what the last line shows.
+    fn wait_until_last_line(&self, expected: &str) {
+        until(&format!("{expected:?} on the last line"), || {
+            let text = self.text();
+            let last = text.rsplit("\r\x1b[K").next();
+            (last == Some(expected)).then_some(())
+        });
+    }
+
+    /// The command on the screen. `exec`: a signal to the shell is one to the program.
+    fn command(&self, command: &Command) -> Command {
+        let mut line = String::from("exec");
+        for word in std::iter::once(command.get_program()).chain(command.get_args()) {
+            line += &format!(" '{}'", word.to_str().expect("a word in text"));
+        }
+        let mut script = Command::new("script");
+        script
+            .args(["-q", "-e", "-f", "-c", &line])
+            .arg(self.directory.file("screen"));
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => script.env(name, value),
+                None => script.env_remove(name),
+            };
+        }
+        script
+    }
 }
 
 /// The same messages, but each once: `pg_receivewal` repeats those about its end.

@@ -214,6 +214,86 @@ fn a_connection_cut_in_the_middle_of_messages_is_resumed_without_loss() {
     archive.assert_holds(&server, 1, end);
 }
 
+#[test]
+fn a_stream_that_falls_silent_is_left_after_the_receive_timeout() {
+    let (server, archive) = (Server::start(), Archive::new());
+    let relay = Relay::plain(server.port());
+    let receiver = Process::spawn(patient(&relay, &archive, 2));
+    server.wait_flushed(server.write_wal(10));
+    relay.fall_silent();
+    receiver.wait_for_line("timeout");
+    assert_goes_on(&server, &archive, receiver);
+}
+
+#[test]
+fn a_stream_that_falls_silent_in_a_catch_up_is_left_after_the_receive_timeout() {
+    let (server, archive) = (Server::start(), Archive::new());
+    let relay = Relay::metered(server.port(), 3 << 20);
+    let receiver = Process::spawn(patient(&relay, &archive, 2));
+    wait_for_streaming(&server);
+    server.write_wal(8000);
+    receiver.wait_for_line("timeout");
+    relay.allow(1 << 40);
+    assert_goes_on(&server, &archive, receiver);
+}
+
+#[test]
+fn a_server_that_falls_silent_before_streaming_is_left_after_the_receive_timeout() {
+    for command in SILENT_AT {
+        let (server, archive) = (Server::start(), Archive::new());
+        let relay = Relay::silent_from(server.port(), command);
+        let receiver = Process::spawn(patient(&relay, &archive, 2));
+        receiver.wait_for_line("timeout");
+        assert_goes_on(&server, &archive, receiver);
+    }
+}
+
+#[test]
+fn signals_end_a_stream_that_has_fallen_silent() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let (server, archive) = (Server::start(), Archive::new());
+        let relay = Relay::plain(server.port());
+        let receiver = Process::spawn(patient(&relay, &archive, NEVER));
+        let end = server.write_wal(10);
+        server.wait_flushed(end);
+        relay.fall_silent();
+        receiver.end_by(signal).assert_success();
+        archive.assert_holds(&server, 1, end);
+    }
+}
+
+#[test]
+fn signals_end_the_wait_for_a_server_that_has_fallen_silent_before_streaming() {
+    for command in SILENT_AT {
+        let (server, archive) = (Server::start(), Archive::new());
+        let relay = Relay::silent_from(server.port(), command);
+        let receiver = Process::spawn(patient(&relay, &archive, NEVER));
+        relay.wait_for_silence();
+        receiver.end_by(Signal::TERM).assert_success();
+    }
+}
+
+/// The first and the last thing that is asked once logged in, and what lies between.
+const SILENT_AT: [&str; 3] = ["SHOW ", "IDENTIFY_SYSTEM", "START_REPLICATION"];
+
+/// A receive timeout, in seconds, that no test reaches.
+const NEVER: u32 = 1000;
+
+/// Receives through the relay, with a receive timeout in seconds.
+fn patient(relay: &Relay, archive: &Archive, seconds: u32) -> Command {
+    let mut command = through(relay, archive);
+    command.args(["--receive-timeout", &seconds.to_string()]);
+    command
+}
+
+/// Asserts that the receiver comes back by itself, on another connection, and holds everything.
+fn assert_goes_on(server: &Server, archive: &Archive, receiver: Process) {
+    let end = server.write_wal(100);
+    server.wait_flushed(end);
+    receiver.stop();
+    archive.assert_holds(server, 1, end);
+}
+
 /// A stopped process; continued when it goes out of scope, so that its server can end.
 struct Stopped(Pid);
 

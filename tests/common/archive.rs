@@ -22,7 +22,12 @@ impl Default for Archive {
 impl Archive {
     /// An empty directory.
     pub fn new() -> Archive {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("create an archive");
+        Archive::below(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// An empty directory in another.
+    pub fn below(parent: &Path) -> Archive {
+        let directory = tempfile::tempdir_in(parent).expect("create an archive");
         Archive { directory }
     }
 

@@ -12,6 +12,7 @@ pub mod program;
 pub mod receiver;
 pub mod relay;
 pub mod server;
+pub mod small_disk;
 pub mod wait;
 
 pub use archive::Archive;
@@ -20,3 +21,4 @@ pub use postgres::Installation;
 pub use process::Process;
 pub use receiver::{pg_receivewal, walring};
 pub use server::{Server, ServerOptions};
+pub use small_disk::SmallDisk;

@@ -327,10 +327,12 @@ impl Server {
         Lsn(end.0.div_ceil(segment_bytes) * segment_bytes)
     }
 
-    /// A column of `pg_stat_replication` about the receiver, if it is connected and the column has a value.
+    /// A column of `pg_stat_replication` about the receiver, if it is connected and the column has a value; of its
+    /// latest connection, should the server not have noticed the end of one before.
     pub fn receiver_column(&self, column: &str) -> Option<String> {
         let query = format!(
-            "select {column} from pg_stat_replication where application_name = '{RECEIVER_NAME}' and {column} is not null"
+            "select {column} from pg_stat_replication where application_name = '{RECEIVER_NAME}' and {column} is not null \
+             order by backend_start desc limit 1"
         );
         self.try_sql(&query).ok().filter(|answer| !answer.is_empty())
     }
@@ -499,7 +501,7 @@ pub fn give_to_server_user(path: &Path) {
 }
 
 /// A port nobody listens on; the kernel does not soon give the same one again.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind a port");
     listener.local_addr().expect("a bound port").port()
 }
