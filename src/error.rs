@@ -1,6 +1,7 @@
 //! What can go wrong, sorted by what the caller must do about it.
 
 use std::fmt;
+use std::io;
 
 /// An error with one clear line for the operator, and the decision whether trying again can help.
 pub struct Error {
@@ -144,6 +145,15 @@ impl Error {
     }
 }
 
+/// The system's words for an error without the number that Rust adds, as PostgreSQL prints it.
+pub fn system_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
 /// The message alone; detail and hint are separate lines of the log.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -170,3 +180,27 @@ impl std::error::Error for Error {}
 
 /// The result of everything that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_system_has_no_number() {
+        let error = io::Error::from_raw_os_error(32);
+        assert_eq!(system_text(&error), "Broken pipe");
+        assert_eq!(system_text(&io::Error::other("x")), "x");
+    }
+
+    #[test]
+    fn context_keeps_everything_else() {
+        let error = Error::server("ERROR:  x", "42710")
+            .with_detail("d")
+            .with_hint("h");
+        let error = error.in_context("could not");
+        assert_eq!(error.to_string(), "could not: ERROR:  x");
+        assert_eq!(error.sqlstate(), Some("42710"));
+        assert_eq!((error.detail(), error.hint()), (Some("d"), Some("h")));
+        assert!(!Error::unsupported("x").in_context("c").is_retryable());
+    }
+}

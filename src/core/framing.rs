@@ -175,31 +175,52 @@ impl Framer {
 
     /// Moves what is not parsed yet to a fresh slot whose next WAL byte belongs at `place`.
     pub fn carry(&mut self, old: &[u8], new: &mut [u8], place: usize) {
-        let held = self.raw.len();
-        new[place..place + held].copy_from_slice(&old[self.raw.clone()]);
+        match self.arrival {
+            // A stream that has ended leaves messages unparsed.
+            Some(_) => self.carry_bytes(&self.unparsed(old), new, place),
+            None => self.carry_bytes(&old[self.raw.clone()], new, place),
+        }
+    }
+
+    fn carry_bytes(&mut self, bytes: &[u8], new: &mut [u8], place: usize) {
+        new[place..place + bytes.len()].copy_from_slice(bytes);
         self.place = place;
-        self.raw = place..place + held;
+        self.raw = place..place + bytes.len();
+        self.arrival = None;
+    }
+
+    /// So many bytes of a message that has begun are still to be parsed or to come.
+    pub fn missing(&self) -> u64 {
+        match self.state {
+            State::Payload(missing) => missing,
+            State::Body(_, missing) => missing as u64,
+            State::Head => 0,
+        }
     }
 
     /// The received bytes that belong to whoever runs commands after the COPY.
-    pub fn unparsed<'s>(&self, slot: &'s [u8]) -> &'s [u8] {
-        &slot[self.raw.clone()]
+    pub fn unparsed(&self, slot: &[u8]) -> Vec<u8> {
+        let mut bytes = slot[self.raw.clone()].to_vec();
+        bytes.extend(self.arrival.iter().flat_map(|arrival| arrival.as_it_came(slot)));
+        bytes
     }
 
     /// The next head of a spread read. If it is not the one that was expected, what arrived is put
     /// together again, to be parsed like anything else.
     fn next_of_arrival(&mut self, slot: &mut [u8]) -> Option<Frame> {
-        let mut arrival = self.arrival.take().filter(|arrival| !arrival.is_done())?;
+        let mut arrival = self.arrival.take()?;
         match arrival.next_piece() {
             Some((head, piece)) => {
                 self.raw = piece;
                 self.state = State::Payload(head.payload);
-                self.arrival = Some(arrival);
+                self.arrival = Some(arrival).filter(|arrival| !arrival.is_done());
                 Some(Frame::WalHead(head))
             }
             None => {
-                self.raw = arrival.put_together(slot);
-                self.moved += self.raw.len() as u64;
+                let bytes = arrival.as_it_came(slot);
+                self.raw = self.place..self.place + bytes.len();
+                slot[self.raw.clone()].copy_from_slice(&bytes);
+                self.moved += bytes.len() as u64;
                 None
             }
         }

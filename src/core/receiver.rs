@@ -259,9 +259,14 @@ impl Receiver {
     /// Why the stream ended, and the received bytes that belong to whoever runs commands next. To
     /// be called after [`Output::End`], with the slot that was received into.
     pub fn into_ending(self, slot: &[u8]) -> (Ending, Vec<u8>) {
-        let unparsed = self.framer.unparsed(slot).to_vec();
+        let unparsed = self.framer.unparsed(slot);
         let unfinished = || Ending::Failed(Error::protocol("the stream was left before its end"));
         (self.ending.unwrap_or_else(unfinished), unparsed)
+    }
+
+    /// So many bytes of the last message are still to come, the unparsed ones among them.
+    pub fn missing(&self) -> u64 {
+        self.framer.missing()
     }
 
     /// Whether the stream is about to end.

@@ -152,6 +152,11 @@ impl Connection {
         self.wire.attach(fd, unread)
     }
 
+    /// Drops the rest of a message that was begun elsewhere, in bytes.
+    pub(crate) async fn skip(&mut self, bytes: u64) -> Result<()> {
+        self.wire.skip(bytes).await
+    }
+
     /// Says goodbye. Whether the server hears it does not matter: it notices the end in any case.
     pub async fn close(mut self) {
         let mut message = BytesMut::new();

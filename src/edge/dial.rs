@@ -14,9 +14,8 @@ use crate::edge::connection::Connection;
 use crate::edge::conninfo::Conninfo;
 use crate::edge::hosts::{Host, Target};
 use crate::edge::password::{Password, PasswordPrompt};
-use crate::edge::report::system_text;
 use crate::edge::socket::{Address, Socket};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, system_text};
 
 /// SQLSTATE invalid_password.
 const INVALID_PASSWORD: &str = "28P01";

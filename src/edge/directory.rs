@@ -6,7 +6,7 @@
 
 use crate::core::lsn::SegmentSize;
 use crate::core::start::{Encoding, SegmentFile, Stage};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, system_text};
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -64,7 +64,7 @@ impl Directory {
     /// Makes names durable: what was created, renamed or removed here survives a crash from now on.
     pub fn sync(&self) -> Result<()> {
         rustix::fs::fsync(&self.fd).map_err(|error| {
-            let reason = errno_text(&error.into());
+            let reason = system_text(&error.into());
             Error::disk(format!(
                 "could not fsync directory \"{}\": {reason}",
                 self.path.display()
@@ -76,7 +76,7 @@ impl Directory {
     /// have been synced (`--no-sync`), and the first status already claims what lies before the stream.
     pub fn sync_file_system(&self) -> Result<()> {
         rustix::fs::syncfs(&self.fd).map_err(|error| {
-            let (path, reason) = (self.path.display(), errno_text(&error.into()));
+            let (path, reason) = (self.path.display(), system_text(&error.into()));
             Error::disk_broken(format!(
                 "could not sync the file system of directory \"{path}\": {reason}"
             ))
@@ -214,7 +214,7 @@ impl Directory {
     /// Renames a file within the directory; [`Directory::sync`] makes it durable.
     pub fn rename(&self, from: &str, to: &str) -> Result<()> {
         rustix::fs::renameat(&self.fd, from, &self.fd, to).map_err(|error| {
-            let (from, to, reason) = (self.path_of(from), self.path_of(to), errno_text(&error.into()));
+            let (from, to, reason) = (self.path_of(from), self.path_of(to), system_text(&error.into()));
             Error::disk(format!("could not rename file \"{from}\" to \"{to}\": {reason}"))
         })
     }
@@ -249,7 +249,7 @@ impl Directory {
 
     /// A failed operation on one file, `could not VERB file "PATH": REASON`.
     pub fn failed(&self, verb: &str, name: &str, error: &io::Error) -> Error {
-        let (path, reason) = (self.path_of(name), errno_text(error));
+        let (path, reason) = (self.path_of(name), system_text(error));
         Error::disk(format!("could not {verb} file \"{path}\": {reason}"))
     }
 
@@ -260,7 +260,7 @@ impl Directory {
     }
 
     fn cannot_read(&self, error: Errno) -> Error {
-        let (path, reason) = (self.path.display(), errno_text(&error.into()));
+        let (path, reason) = (self.path.display(), system_text(&error.into()));
         Error::disk(format!("could not read directory \"{path}\": {reason}"))
     }
 }
@@ -278,7 +278,7 @@ fn lock(path: &Path, fd: &OwnedFd) -> Result<()> {
         Errno::WOULDBLOCK => Error::directory(format!("directory \"{path}\" is in use by another walring"))
             .with_hint("Stop the other one, or receive into another directory."),
         other => {
-            let reason = errno_text(&other.into());
+            let reason = system_text(&other.into());
             Error::directory(format!("could not lock directory \"{path}\": {reason}"))
         }
     })
@@ -296,17 +296,8 @@ fn alignment_from(statx: &Statx) -> Option<u32> {
 
 /// `could not open directory`, as pg_receivewal words it.
 pub fn cannot_open(path: &Path, error: io::Error) -> Error {
-    let (path, reason) = (path.display(), errno_text(&error));
+    let (path, reason) = (path.display(), system_text(&error));
     Error::directory(format!("could not open directory \"{path}\": {reason}"))
-}
-
-/// The system's words for an error without the number that Rust adds, as PostgreSQL prints it.
-fn errno_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.rfind(" (os error ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
 }
 
 /// What the long header of a segment's first page says (PostgreSQL `XLogLongPageHeaderData`), in this machine's byte

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::edge::password::Password;
-use crate::edge::report::system_text;
+use crate::error::system_text;
 
 /// What a line of the file must match.
 pub struct Wanted<'a> {

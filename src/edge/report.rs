@@ -2,8 +2,6 @@
 //!
 //! Source of the fields: PostgreSQL doc protocol.sgml, "Error and Notice Message Fields".
 
-use std::io;
-
 use crate::error::Error;
 
 /// The fields of an ErrorResponse or NoticeResponse that walring uses.
@@ -70,15 +68,6 @@ pub fn log_notice(body: &[u8]) {
     }
 }
 
-/// The system's error in its own words, without the number that Rust adds.
-pub(crate) fn system_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,24 +87,5 @@ mod tests {
         assert_eq!(error.to_string(), "ERROR:  half a mess");
         assert_eq!(parse_error_response(b"").to_string(), ":  ");
         assert_eq!(parse_error_response(b"SE\0M\xff\0\0").to_string(), "E:  \u{fffd}");
-    }
-
-    #[test]
-    fn an_error_of_the_system_has_no_number() {
-        let error = io::Error::from_raw_os_error(32);
-        assert_eq!(system_text(&error), "Broken pipe");
-        assert_eq!(system_text(&io::Error::other("x")), "x");
-    }
-
-    #[test]
-    fn context_keeps_everything_else() {
-        let error = Error::server("ERROR:  x", "42710")
-            .with_detail("d")
-            .with_hint("h");
-        let error = error.in_context("could not");
-        assert_eq!(error.to_string(), "could not: ERROR:  x");
-        assert_eq!(error.sqlstate(), Some("42710"));
-        assert_eq!((error.detail(), error.hint()), (Some("d"), Some("h")));
-        assert!(!Error::unsupported("x").in_context("c").is_retryable());
     }
 }

@@ -301,13 +301,18 @@ impl Receiving<'_> {
             received,
             socket,
             unread,
+            missing,
             ..
         } = ended;
         match ending {
             Ending::Stopped | Ending::EndPosition => {
                 connection.attach(socket, unread)?;
                 // All is safe and reported; hearing the server out only spares it a broken connection.
-                let _ = timeout(FAREWELL, connection.finish_streaming()).await;
+                let farewell = async {
+                    connection.skip(missing).await?;
+                    connection.finish_streaming().await
+                };
+                let _ = timeout(FAREWELL, farewell).await;
                 debug!(
                     "stopped log streaming at {received} (timeline {})",
                     position.timeline

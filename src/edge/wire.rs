@@ -7,9 +7,9 @@ use std::os::fd::OwnedFd;
 use bytes::BytesMut;
 use postgres_protocol::message::backend::{self, Message};
 
-use crate::edge::report::{self, system_text};
+use crate::edge::report;
 use crate::edge::socket::{Socket, Transport};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, system_text};
 
 /// Length of a message's tag and length, in bytes.
 const HEADER: usize = 5;
@@ -80,6 +80,19 @@ impl Wire {
     /// Waits for the next message; it is an error if the server hangs up instead.
     pub async fn receive(&mut self) -> Result<Incoming> {
         self.receive_or_end().await?.ok_or_else(hung_up)
+    }
+
+    /// Drops so many bytes.
+    pub async fn skip(&mut self, mut bytes: u64) -> Result<()> {
+        while bytes > 0 {
+            if self.unread.is_empty() && !self.read_more().await? {
+                return Err(hung_up());
+            }
+            let count = bytes.min(self.unread.len() as u64);
+            bytes -= count;
+            let _ = self.unread.split_to(count as usize);
+        }
+        Ok(())
     }
 
     /// Waits for the next message; `None` if the server hangs up. Notices are logged here.

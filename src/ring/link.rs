@@ -12,7 +12,7 @@ use tokio_uring::buf::fixed::FixedBuf;
 use super::op;
 use super::setup;
 use crate::core::order::Ask;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, system_text};
 
 /// In catch-up the kernel wakes us for so many bytes, not for each packet.
 const BULK_LOW_WATER: i32 = 512 << 10;
@@ -113,6 +113,7 @@ impl Link {
         // A send may still be in flight, and holds the socket then.
         drop(self.send);
         let socket = Rc::try_unwrap(self.socket).or_else(|shared| shared.try_clone());
-        socket.map_err(|error| Error::connection(format!("could not keep the socket: {error}")))
+        socket
+            .map_err(|error| Error::connection(format!("could not keep the socket: {}", system_text(&error))))
     }
 }

@@ -22,7 +22,7 @@ use tokio_uring::fs::{File, rename};
 use super::buffer::Slots;
 use super::spare::{PREFIX, Prepared, Spare};
 use crate::core::lsn::{SegmentNumber, SegmentSize, Timeline};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, system_text};
 
 /// A first segment up to this size, in bytes, is zeroed before streaming begins.
 const ZEROED_AT_START: u64 = 64 << 20;
@@ -61,8 +61,9 @@ impl Place {
     /// An error that names the file.
     fn failed(&self, verb: &str, name: &str, error: &io::Error) -> Error {
         Error::disk(format!(
-            "could not {verb} file \"{}\": {error}",
-            self.path_of(name).display()
+            "could not {verb} file \"{}\": {}",
+            self.path_of(name).display(),
+            system_text(error)
         ))
     }
 
@@ -146,11 +147,9 @@ pub type NameChange = JoinHandle<io::Result<()>>;
 impl Segments {
     /// No file is open yet; spares that an earlier run left are removed.
     pub fn new(place: Place) -> Result<Segments> {
-        let failed = |error| {
-            Error::disk(format!(
-                "could not open directory \"{}\": {error}",
-                place.directory.display()
-            ))
+        let failed = |error: io::Error| {
+            let (path, reason) = (place.directory.display(), system_text(&error));
+            Error::disk(format!("could not open directory \"{path}\": {reason}"))
         };
         let directory = std::fs::File::open(&place.directory).map_err(failed)?;
         place.remove_left_spares().map_err(failed)?;

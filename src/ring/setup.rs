@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio_uring::{Runtime, builder, uring_builder};
 
 use super::buffer::Slots;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, system_text};
 
 /// Operations that may be in flight at once, with room to spare: a swallowed submission would hang.
 const ENTRIES: u32 = 64;
@@ -58,7 +58,7 @@ pub fn start() -> Result<Runtime> {
 /// Allocates and registers the slots on the ring of this thread; `block` is the disk's.
 pub fn register_slots(block: usize) -> Result<Slots> {
     Slots::register(SLOTS, WINDOW + block).map_err(|error| {
-        let message = format!("could not register buffers with io_uring: {error}");
+        let message = format!("could not register buffers with io_uring: {}", system_text(&error));
         let limit = getrlimit(Resource::Memlock).current.map_or("unlimited".into(), |bytes| format!("{bytes} bytes"));
         let needed = (SLOTS * (WINDOW + block) + Slots::ZEROS).div_ceil(1 << 20);
         Error::unsupported(message).with_hint(format!(
@@ -69,7 +69,7 @@ pub fn register_slots(block: usize) -> Result<Slots> {
 
 /// Why the kernel does not give us a ring.
 fn refused(error: &io::Error) -> Error {
-    let message = format!("io_uring is not available: {error}");
+    let message = format!("io_uring is not available: {}", system_text(error));
     let setting = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
     let hint = match (error.raw_os_error(), setting.trim()) {
         (Some(libc::EPERM), "1") => {

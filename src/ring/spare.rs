@@ -20,6 +20,7 @@ use tokio_uring::fs::{File, OpenOptions};
 use super::buffer::Slots;
 use super::op;
 use super::segment::Place;
+use crate::error::system_text;
 
 /// After a failure the next attempt waits so long.
 const RETRY: Duration = Duration::from_secs(1);
@@ -53,6 +54,8 @@ pub struct Spare {
     place: Rc<Place>,
     state: State,
     count: u64,
+    /// Whether a file has been taken: then a failure is of one that is not needed yet.
+    taken: bool,
     failure: Option<io::Error>,
 }
 
@@ -65,6 +68,7 @@ impl Spare {
                 retry_at: Duration::ZERO,
             },
             count: 0,
+            taken: false,
             failure: None,
         }
     }
@@ -101,6 +105,7 @@ impl Spare {
         let idle = State::Idle { retry_at: now };
         match std::mem::replace(&mut self.state, idle) {
             State::Zeroing(prepared, _, None) | State::Syncing(prepared, _) | State::Ready(prepared) => {
+                self.taken = true;
                 Ok(Some(prepared))
             }
             State::Idle { .. } => {
@@ -171,11 +176,10 @@ impl Spare {
                 )
             }
             Err(error) => {
-                if self.failure.is_none() {
-                    tracing::warn!(
-                        "could not prepare the next segment in \"{}\": {error}",
-                        self.place.directory.display()
-                    );
+                // Without a segment to go on with, the error itself will tell.
+                if self.failure.is_none() && self.taken {
+                    let (path, reason) = (self.place.directory.display(), system_text(&error));
+                    tracing::warn!("could not prepare the next segment in \"{path}\": {reason}");
                 }
                 self.failure = Some(error);
                 let _ = std::fs::remove_file(self.place.path_of(&name));

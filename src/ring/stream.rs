@@ -38,7 +38,7 @@ use crate::core::order::{Ask, Config, Ending, Output, Write};
 use crate::core::receiver::Receiver;
 use crate::core::spread::HEADS_LENGTH;
 use crate::core::writes::Slot;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, system_text};
 
 /// PostgreSQL's epoch, 2000-01-01 UTC, in microseconds since 1970.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
@@ -79,6 +79,8 @@ pub struct Ended {
     pub socket: OwnedFd,
     /// What was read from it and belongs to whoever runs commands next.
     pub unread: BytesMut,
+    /// So many bytes of these and those to come are the rest of a message.
+    pub missing: u64,
     /// The partial that stays.
     pub partial: Option<String>,
 }
@@ -297,7 +299,7 @@ impl Stream<'_> {
             }
             Err(error) if is_interruption(&error) => self.core.receive_cancelled(now),
             Err(error) => {
-                let message = format!("could not receive data from WAL stream: {error}");
+                let message = format!("could not receive data from WAL stream: {}", system_text(&error));
                 self.core.receive_failed(now, Error::connection(message));
             }
         }
@@ -383,7 +385,7 @@ impl Stream<'_> {
 
     fn disk_error(&self, verb: &str, segment: SegmentNumber, error: &io::Error) -> Error {
         let name = self.segments.name_of(segment);
-        let message = format!("could not {verb} WAL file \"{name}\": {error}");
+        let message = format!("could not {verb} WAL file \"{name}\": {}", system_text(error));
         match error.raw_os_error() {
             // Nothing was half done: once there is room, the segment is received again.
             Some(libc::ENOSPC | libc::EDQUOT) => Error::disk(message),
@@ -522,6 +524,7 @@ impl Stream<'_> {
         let received = self.core.progress().received();
         let slot = self.core.receiving_slot();
         let buffer = self.shared.slots.take(slot);
+        let missing = self.core.missing();
         let (ending, unread) = self.core.into_ending(&buffer);
         self.shared.slots.put(slot, buffer);
         let socket = self.link.into_socket()?;
@@ -530,6 +533,7 @@ impl Stream<'_> {
             received,
             socket,
             unread: BytesMut::from(&unread[..]),
+            missing,
             partial: self.segments.end(),
         })
     }
