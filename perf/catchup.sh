@@ -11,7 +11,8 @@
 #
 # The primary's data are on tmpfs where there is room. Every run receives the same finished segments into a
 # directory that holds only the one before them, as it is when a receiver was away, and what it wrote is
-# compared with the primary's. System calls are counted in one more run of each, under strace, which is not
+# compared with the primary's. `discard` (perf/discard.py) receives the same and throws it away: what is left
+# of the time is the primary's and the network's, and no receiver can be faster. System calls are counted in one more run of each, under strace, which is not
 # timed. Prints a Markdown table.
 #
 # Installs with apt what is missing: postgresql (without its default cluster), python3, strace, time. Needs a
@@ -46,7 +47,7 @@ main() {
 produce_wal() {
     note "producing $size_mib MiB of WAL"
     first_lsn=$(primary_switch_segment)
-    local first missing
+    local missing
     first=$(lsn_bytes "$first_lsn")
     load 60 --initialize --quiet --scale=10
     load 5 --builtin=tpcb-like --client=4 --time=5
@@ -73,7 +74,15 @@ measure_rounds() {
                 note "round $round: $program $mode: $(tail -n 1 "$scratch/runs" | cut -f 3 | sed 's/$/ s/')"
             done
         done
+        measure_floor
+        note "round $round: discard: $(tail -n 1 "$scratch/runs" | cut -f 3 | sed 's/$/ s/')"
     done
+}
+
+measure_floor() {
+    run 600 /usr/bin/time --format='%e %U %S %M' --output="$scratch/usage" \
+        python3 "$perf_dir/discard.py" "$first_lsn" $((end - first)) || die 'discard.py failed'
+    record_usage plain discard
 }
 
 count_calls() {

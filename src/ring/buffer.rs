@@ -9,9 +9,6 @@ use tokio_uring::buf::{IoBuf, IoBufMut};
 
 use crate::core::writes::Slot;
 
-/// Alignment of every slot: that of a page, and enough for direct I/O wherever blocks are no larger.
-const ALIGNMENT: usize = 4096;
-
 /// Zeroed memory at an aligned address that never moves.
 #[derive(Debug)]
 struct AlignedBuffer {
@@ -20,8 +17,9 @@ struct AlignedBuffer {
 }
 
 impl AlignedBuffer {
-    fn new(length: usize) -> io::Result<AlignedBuffer> {
-        let layout = Layout::from_size_align(length.max(ALIGNMENT), ALIGNMENT).map_err(io::Error::other)?;
+    /// `alignment` is a power of two.
+    fn new(length: usize, alignment: usize) -> io::Result<AlignedBuffer> {
+        let layout = Layout::from_size_align(length.max(alignment), alignment).map_err(io::Error::other)?;
         // SAFETY: the layout's size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) });
         let start = start.unwrap_or_else(|| handle_alloc_error(layout));
@@ -72,10 +70,12 @@ impl Slots {
     /// Bytes that one write of zeros takes.
     pub const ZEROS: usize = 128 << 10;
 
-    /// Allocates `count` slots of `length` bytes and registers them with the ring of this thread.
-    pub fn register(count: usize, length: usize) -> io::Result<Slots> {
+    /// Allocates `count` slots of `length` bytes at multiples of `alignment`, which is the disk's, and
+    /// registers them with the ring of this thread.
+    pub fn register(count: usize, length: usize, alignment: usize) -> io::Result<Slots> {
         let lengths = std::iter::repeat_n(length, count).chain([Slots::ZEROS]);
-        let buffers = lengths.map(AlignedBuffer::new).collect::<io::Result<Vec<_>>>()?;
+        let buffers = lengths.map(|length| AlignedBuffer::new(length, alignment));
+        let buffers = buffers.collect::<io::Result<Vec<_>>>()?;
         let registry = FixedBufRegistry::new(buffers);
         registry.register()?;
         let slots = (0..count).map(|index| registry.check_out(index)).collect();
