@@ -182,14 +182,11 @@ impl Receiver {
     }
 
     /// How many bytes of the segment after the current one may have been zeroed by now. Zeros pay
-    /// for durable writes only, and are spread over the current segment: twice as fast as it fills.
+    /// for durable writes only, and are spread over the current segment: a quarter faster than it fills.
     pub fn zeroing_allowance(&self) -> u64 {
+        let offset = self.config.segment_size.offset_of(self.progress.received());
         let live = self.config.durability == Durability::Synchronous && self.is_live();
-        if live {
-            2 * self.config.segment_size.offset_of(self.progress.received())
-        } else {
-            0
-        }
+        if live { offset + offset / 4 } else { 0 }
     }
 
     /// How the socket is to be read now. The caller owns the slot until it reports

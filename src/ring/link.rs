@@ -1,12 +1,15 @@
 //! The socket of a stream: reads through the ring, sends at once.
 
 use std::future::Future;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use rustix::net::SendFlags;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{RecvFlags, SendFlags};
 use tokio_uring::buf::fixed::FixedBuf;
 
 use super::op;
@@ -87,6 +90,27 @@ impl Link {
         if sent < bytes.len() {
             self.send = Some(op::send(&self.socket, bytes[sent..].to_vec()));
         }
+    }
+
+    /// Waits in place until there is something to read, at most so long; true if there is.
+    pub fn wait(&self, limit: Duration) -> bool {
+        let limit = Timespec {
+            tv_sec: 0,
+            tv_nsec: limit.as_nanos().min(999_999_999) as i64,
+        };
+        let mut sockets = [PollFd::new(&self.socket, PollFlags::IN)];
+        rustix::event::poll(&mut sockets, Some(&limit)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Reads what is there, without waiting.
+    pub fn receive_now(&self, target: &mut [u8]) -> io::Result<usize> {
+        let (count, _) = rustix::net::recv(self.socket.as_fd(), target, RecvFlags::DONTWAIT)?;
+        Ok(count)
+    }
+
+    /// Whether bytes wait to be sent.
+    pub fn is_sending(&self) -> bool {
+        self.send.is_some()
     }
 
     /// Goes on sending; true if something has changed.

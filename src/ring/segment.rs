@@ -211,6 +211,11 @@ impl Segments {
         self.spare.poll(cx, now, slots, allowance)
     }
 
+    /// Whether the kernel works for the spare.
+    pub fn is_preparing(&self) -> bool {
+        self.spare.is_in_flight()
+    }
+
     /// Whether the spare is being written to.
     pub fn is_zeroing(&self) -> bool {
         self.spare.is_writing()

@@ -126,6 +126,15 @@ impl Spare {
         !matches!(self.state, State::Ready(_) | State::Idle { .. })
     }
 
+    /// Whether the kernel works for it.
+    pub fn is_in_flight(&self) -> bool {
+        match &self.state {
+            State::Creating(..) | State::Syncing(..) => true,
+            State::Zeroing(_, _, write) => write.is_some(),
+            State::Idle { .. } | State::Ready(_) => false,
+        }
+    }
+
     /// Whether a write of zeros is in flight.
     pub fn is_writing(&self) -> bool {
         matches!(self.state, State::Zeroing(_, _, Some(_)))

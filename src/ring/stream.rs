@@ -4,14 +4,16 @@
 //! to the core, carries out its orders, and arms the socket; submissions go out together when the
 //! thread parks.
 //!
-//! Two calls go past the ring, because each saves a wake-up of the thread, which costs more than the
-//! call (perf/README.md has the numbers):
+//! Three calls go past the ring, because each saves wake-ups or turns of the runtime, which cost more
+//! than the call (perf/README.md has the numbers):
 //!
 //! - A status is sent with a call that does not block: a send through the ring brings a completion
 //!   that nobody waits for.
 //! - While the disk is quick, a durable write in live mode is waited for in place. Nothing else would
 //!   happen meanwhile: one durable write is in flight at a time and the socket rests. Through the
 //!   ring a kernel worker would wait for the flush and then wake us.
+//! - While commits come within 2 ms of each other on such a disk, the next one is waited for in place,
+//!   too: one call where the runtime needs six.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -46,6 +48,12 @@ const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 /// A durable write that takes no longer than this is worth waiting for in place; one that does goes
 /// through the ring, and signals, timers and the socket are served meanwhile.
 const QUICK: Duration = Duration::from_millis(1);
+
+/// The next commit is waited for in place so long; a stream with longer pauses waits through the ring.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// Signals and background tasks are looked after at least so often while the thread does not sleep.
+const LONGEST_UNPARKED: Duration = Duration::from_millis(20);
 
 /// What a stream shows while it runs.
 pub trait Watch {
@@ -106,6 +114,9 @@ pub async fn run(
         timer: Timer::default(),
         began: Instant::now(),
         quick: false,
+        lingers: false,
+        armed: Duration::ZERO,
+        parked: Duration::ZERO,
         ended: false,
         shared,
     };
@@ -170,6 +181,12 @@ struct Stream<'a> {
     began: Instant,
     /// Whether the last durable write was quick.
     quick: bool,
+    /// Whether the last bytes came soon after they were waited for.
+    lingers: bool,
+    /// When the socket was last read through the ring.
+    armed: Duration,
+    /// When the thread last went to sleep.
+    parked: Duration,
     ended: bool,
     shared: Shared<'a>,
 }
@@ -211,8 +228,12 @@ impl Stream<'_> {
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
+            if self.linger() {
+                continue;
+            }
             changed |= self.arm();
             if !changed && !self.poll_timer(cx) {
+                self.parked = self.now();
                 return Poll::Pending;
             }
         }
@@ -254,6 +275,63 @@ impl Stream<'_> {
         fired
     }
 
+    /// While commits follow each other closely and the disk is quick, waits for the next one in place.
+    /// True if something arrived. The thread still parks now and then, for signals and the like.
+    fn linger(&mut self) -> bool {
+        let now = self.now();
+        if !self.lingers || !self.quick || !self.is_at_rest() || now - self.parked > LONGEST_UNPARKED {
+            return false;
+        }
+        let due = self
+            .core
+            .deadline()
+            .map_or(LINGER, |deadline| deadline.saturating_sub(now));
+        self.lingers = self.link.wait(LINGER.min(due));
+        if !self.lingers {
+            return false;
+        }
+        let Some(Ask {
+            slot,
+            range,
+            spread: None,
+            ..
+        }) = self.core.arm(self.now())
+        else {
+            return false;
+        };
+        let mut buffer = self.shared.slots.take(slot);
+        let count = self.link.receive_now(&mut buffer[range]);
+        match count {
+            Ok(count) => self
+                .core
+                .received(self.now(), count, &mut buffer, &[0; HEADS_LENGTH]),
+            Err(error) => self.receive_failed(&error),
+        }
+        self.shared.slots.put(slot, buffer);
+        true
+    }
+
+    /// Whether nothing but the socket can bring news.
+    fn is_at_rest(&self) -> bool {
+        let Flight {
+            receive,
+            cancel,
+            writes,
+            sync,
+            names,
+        } = &self.flight;
+        receive.is_none()
+            && cancel.is_none()
+            && writes.iter().all(Option::is_none)
+            && sync.is_none()
+            && names.is_none()
+            && self.postponed.is_none()
+            && !self.link.is_sending()
+            && !self.segments.is_preparing()
+            && self.core.is_live()
+            && !self.core.is_ending()
+    }
+
     fn arm(&mut self) -> bool {
         if self.flight.cancel.is_some() {
             return false;
@@ -263,6 +341,7 @@ impl Stream<'_> {
             return false;
         };
         let slot = ask.slot;
+        self.armed = self.now();
         let buffer = self.shared.slots.take(slot);
         let receive = self.link.receive(buffer, ask);
         self.flight.receive = Some((slot, receive));
@@ -291,21 +370,28 @@ impl Stream<'_> {
         let now = self.now();
         match result {
             Ok(count) => {
+                self.lingers = now - self.armed <= LINGER;
                 self.core
                     .received(now, count as usize, &mut buffer, &scratch.heads);
                 self.shared
                     .watch
                     .progress(now, self.core.progress().received(), self.core.server_end());
             }
-            Err(error) if is_interruption(&error) => self.core.receive_cancelled(now),
-            Err(error) => {
-                let message = format!("could not receive data from WAL stream: {}", system_text(&error));
-                self.core.receive_failed(now, Error::connection(message));
-            }
+            Err(error) => self.receive_failed(&error),
         }
         self.shared.slots.put(slot, buffer);
         self.link.put_back(scratch);
         true
+    }
+
+    fn receive_failed(&mut self, error: &io::Error) {
+        let now = self.now();
+        if is_interruption(error) {
+            self.core.receive_cancelled(now);
+        } else {
+            let message = format!("could not receive data from WAL stream: {}", system_text(error));
+            self.core.receive_failed(now, Error::connection(message));
+        }
     }
 
     fn poll_writes(&mut self, cx: &mut Context<'_>) -> Result<bool> {
