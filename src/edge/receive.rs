@@ -50,9 +50,6 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         system_identifier: None,
         received_bytes: 0,
     };
-    if !options.no_sync {
-        receiving.directory.sync_file_system()?;
-    }
     let result = keep_receiving(&mut receiving, &info, &mut prompt).await;
     if stop.is_requested() {
         debug!("received interrupt signal, exiting");

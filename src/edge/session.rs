@@ -73,6 +73,11 @@ struct Server {
 impl Receiving<'_> {
     /// Streams until the end position, the operator or an error ends it.
     pub async fn run(&mut self, connection: &mut Connection) -> Result<Outcome> {
+        // The first status claims what lies before the stream, and nobody may have synced that: an
+        // earlier run with --no-sync, or this one before its disk was full.
+        if self.claims_flush() {
+            self.directory.sync_file_system()?;
+        }
         let server = self.ask_server(connection).await?;
         let files = self.directory.scan(server.segment_size)?;
         self.directory.check_system_identifier(
@@ -128,6 +133,11 @@ impl Receiving<'_> {
             answer = patient => answer,
             () = self.stop.requested() => Err(Error::interrupted()),
         }
+    }
+
+    /// Whether the server is told what is durable: as pg_receivewal, only with a slot or synchronously.
+    fn claims_flush(&self) -> bool {
+        self.options.synchronous || self.options.slot.is_some()
     }
 
     async fn ask_server(&mut self, connection: &mut Connection) -> Result<Server> {
@@ -279,7 +289,7 @@ impl Receiving<'_> {
             slots: SLOTS,
             window: WINDOW,
             durability,
-            claims_flush: options.synchronous || options.slot.is_some(),
+            claims_flush: self.claims_flush(),
             status_interval: options.status_interval,
             receive_timeout: options.receive_timeout,
             end_position: options.endpos,

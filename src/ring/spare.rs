@@ -86,8 +86,10 @@ impl Spare {
                 self.zero(cx, slots, allowance, (prepared, zeroed, write))
             }
             State::Syncing(prepared, mut task) => match Pin::new(&mut task).poll(cx) {
-                // A failed sync is not trusted: the durable writes to come will tell.
-                Poll::Ready(_) => (State::Ready(prepared), true),
+                Poll::Ready(result) => match result.map_err(io::Error::other).flatten() {
+                    Ok(()) => (State::Ready(prepared), true),
+                    Err(error) => (self.failed(error, &prepared.name, now), true),
+                },
                 Poll::Pending => (State::Syncing(prepared, task), false),
             },
             other => (other, false),
@@ -184,18 +186,21 @@ impl Spare {
                     None,
                 )
             }
-            Err(error) => {
-                // Without a segment to go on with, the error itself will tell.
-                if self.failure.is_none() && self.taken {
-                    let (path, reason) = (self.place.directory.display(), system_text(&error));
-                    tracing::warn!("could not prepare the next segment in \"{path}\": {reason}");
-                }
-                self.failure = Some(error);
-                let _ = std::fs::remove_file(self.place.path_of(&name));
-                State::Idle {
-                    retry_at: now + RETRY,
-                }
-            }
+            Err(error) => self.failed(error, &name, now),
+        }
+    }
+
+    /// What failed once is not built upon: the file goes, and the next attempt makes another.
+    fn failed(&mut self, error: io::Error, name: &str, now: Duration) -> State {
+        // Without a segment to go on with, the error itself will tell.
+        if self.failure.is_none() && self.taken {
+            let (path, reason) = (self.place.directory.display(), system_text(&error));
+            tracing::warn!("could not prepare the next segment in \"{path}\": {reason}");
+        }
+        self.failure = Some(error);
+        let _ = std::fs::remove_file(self.place.path_of(name));
+        State::Idle {
+            retry_at: now + RETRY,
         }
     }
 
