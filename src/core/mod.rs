@@ -4,12 +4,12 @@
 //! finding them in the stream, [`spread`] many of them at once, [`progress`] what may be claimed, [`writes`] what is on its way to
 //! the disk, [`demand`] what must get there and when, [`order`] what the driver is asked to do,
 //! [`receiver`] the state machine that joins them, [`start`] where a stream begins,
-//! [`latency`] what was measured.
+//! [`wal`] what the received bytes are, [`measure`] what is measured, [`telemetry`] how other threads see it.
 
 pub mod demand;
 pub mod framing;
-pub mod latency;
 pub mod lsn;
+pub mod measure;
 pub mod message;
 pub mod order;
 pub mod progress;
@@ -17,4 +17,6 @@ pub mod receiver;
 mod schedule;
 pub mod spread;
 pub mod start;
+pub mod telemetry;
+pub mod wal;
 pub mod writes;

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 
 use super::demand::Durability;
 use super::lsn::{Lsn, SegmentNumber, SegmentSize};
+use super::measure::Measure;
 use super::message::Status;
 use super::spread::Spread;
 use super::writes::Slot;
@@ -88,8 +89,8 @@ pub enum Output {
     Status(Status),
     /// Send the end of our side of the COPY.
     CopyDone,
-    /// Bytes became durable so long after the first of them had arrived.
-    Waited(Duration),
+    /// Something was measured.
+    Measured(Measure),
     /// The server said something (a NoticeResponse without its head).
     Notice(BytesMut),
     /// Everything is done; see [`super::receiver::Receiver::into_ending`].

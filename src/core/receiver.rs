@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::demand::{Demand, Durability, Gather, QUIET, Situation};
 use super::framing::{Frame, Framer};
 use super::lsn::{Lsn, SegmentNumber};
+use super::measure::Measure;
 use super::message::{Keepalive, WalHead};
 use super::order::{Ask, Config, Ending, Output};
 use super::progress::Progress;
@@ -336,7 +337,8 @@ impl Receiver {
             if done.durable && self.durable == done.extent.from {
                 self.durable = done.extent.to;
                 self.gather.flushed(now - done.issued);
-                self.outputs.push_back(Output::Waited(now - done.extent.arrived));
+                let waited = now - done.extent.arrived;
+                self.outputs.push_back(Output::Measured(Measure::Durable(waited)));
             }
         }
         self.advance(now);

@@ -11,11 +11,14 @@ use self::arguments::Arguments;
 use super::directory;
 use super::logging::LogFormat;
 use super::password::PromptMode;
+use crate::core::demand::DurableMethod;
 use crate::core::lsn::Lsn;
+use crate::core::wal::Verify;
 use crate::error::{Error, Result};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -56,8 +59,18 @@ pub struct ReceiveOptions {
     pub no_sync: bool,
     /// Write through the page cache, not O_DIRECT.
     pub buffered: bool,
-    /// Print a latency histogram at exit.
+    /// Print a summary of latencies at exit.
     pub latency_report: bool,
+    /// What of the received WAL is checked before it is acknowledged.
+    pub verify: Verify,
+    /// How WAL is made durable in live mode.
+    pub durable_method: DurableMethod,
+    /// A file to log histograms to.
+    pub histogram_log: Option<PathBuf>,
+    /// The histogram of the standard path that transactions are compared with.
+    pub baseline: Option<PathBuf>,
+    /// Where to serve metrics and health.
+    pub listen: Option<SocketAddr>,
     /// How much and how to log.
     pub log: LogOptions,
     /// How to connect.
@@ -236,6 +249,9 @@ struct Values {
     status_interval: Option<Duration>,
     receive_timeout: Option<Duration>,
     log_format: LogFormat,
+    verify: Verify,
+    durable_method: DurableMethod,
+    listen: Option<SocketAddr>,
 }
 
 impl Values {
@@ -246,13 +262,48 @@ impl Values {
             start_lsn: position("start", arguments.start_lsn.as_deref())?,
             status_interval: seconds("-s/--status-interval", &arguments.status_interval)?,
             receive_timeout: seconds("--receive-timeout", &arguments.receive_timeout)?,
-            log_format: arguments.log_format.parse().map_err(|()| {
-                let value = &arguments.log_format;
-                Error::usage(format!("invalid value \"{value}\" for option --log-format"))
-                    .with_hint("Valid values are \"text\" and \"json\".")
-            })?,
+            log_format: choice("--log-format", &arguments.log_format, &LOG_FORMATS)?,
+            verify: choice("--verify", &arguments.verify, &VERIFY_LEVELS)?,
+            durable_method: choice("--durable-method", &arguments.durable_method, &DURABLE_METHODS)?,
+            listen: arguments.listen.as_deref().map(listen_address).transpose()?,
         })
     }
+}
+
+const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+const VERIFY_LEVELS: [(&str, Verify); 3] = [
+    ("records", Verify::Records),
+    ("pages", Verify::Pages),
+    ("off", Verify::Off),
+];
+
+const DURABLE_METHODS: [(&str, DurableMethod); 3] = [
+    ("auto", DurableMethod::Auto),
+    ("dsync", DurableMethod::Dsync),
+    ("fdatasync", DurableMethod::Fdatasync),
+];
+
+/// One of a few words.
+fn choice<T: Copy>(option: &str, value: &str, choices: &[(&str, T)]) -> Result<T> {
+    let found = choices.iter().find(|(word, _)| *word == value);
+    found.map(|&(_, chosen)| chosen).ok_or_else(|| {
+        let words: Vec<_> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let (last, others) = words.split_last().expect("there is a choice");
+        Error::usage(format!("invalid value \"{value}\" for option {option}"))
+            .with_hint(format!("Valid values are {} and {last}.", others.join(", ")))
+    })
+}
+
+/// An address and a port; a port alone is one on loopback.
+fn listen_address(text: &str) -> Result<SocketAddr> {
+    let port: Option<u16> = text.strip_prefix(':').unwrap_or(text).parse().ok();
+    let loopback = port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    loopback.or_else(|| text.parse().ok()).ok_or_else(|| {
+        Error::usage(format!("invalid value \"{text}\" for option --listen")).with_hint(
+            "Give an IP address and a port, as 127.0.0.1:7070 or [::1]:7070, or a port on 127.0.0.1 alone.",
+        )
+    })
 }
 
 fn position(which: &str, text: Option<&str>) -> Result<Option<Lsn>> {
@@ -355,6 +406,11 @@ fn command(arguments: Arguments, values: Values, called: &Invocation) -> Command
         no_sync: arguments.no_sync,
         buffered: arguments.buffered,
         latency_report: arguments.latency_report,
+        verify: values.verify,
+        durable_method: values.durable_method,
+        histogram_log: arguments.histogram_log.map(PathBuf::from),
+        baseline: arguments.baseline.map(PathBuf::from),
+        listen: values.listen,
         log,
         connection,
     })

@@ -5,15 +5,15 @@ use std::io::{self, Write as _};
 
 use hdrhistogram::Histogram;
 
-use crate::core::latency::Latency;
+use crate::core::measure::Measures;
 
 /// The longest bar, in characters.
 const BAR: f64 = 50.0;
 
 /// Prints the histogram to standard error.
-pub fn print(latency: &Latency) {
+pub fn print(measures: &Measures) {
     // There is nobody to tell that standard error is gone.
-    let _ = io::stderr().write_all(format(latency.histogram()).as_bytes());
+    let _ = io::stderr().write_all(format(measures.durable.histogram()).as_bytes());
 }
 
 /// The percentiles, then a row for each doubling of the time.
@@ -65,11 +65,12 @@ fn rows(histogram: &Histogram<u64>) -> impl Iterator<Item = (u64, u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::measure::Times;
     use std::time::Duration;
 
     #[test]
     fn every_value_is_in_a_row() {
-        let mut latency = Latency::new();
+        let mut latency = Times::new();
         for microseconds in [3, 90, 100, 127, 128, 5000] {
             latency.record(Duration::from_micros(microseconds));
         }
@@ -82,6 +83,6 @@ mod tests {
 
     #[test]
     fn nothing_measured_is_said_so() {
-        assert!(format(Latency::new().histogram()).contains("nothing was written"));
+        assert!(format(Times::new().histogram()).contains("nothing was written"));
     }
 }

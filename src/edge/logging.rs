@@ -8,7 +8,6 @@ use super::progress_line;
 use crate::error::Error;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
-use std::str::FromStr;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -28,18 +27,6 @@ pub enum LogFormat {
 }
 
 /// `text` or `json`; there is nothing more to say about anything else.
-impl FromStr for LogFormat {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<LogFormat, ()> {
-        match text {
-            "text" => Ok(LogFormat::Text),
-            "json" => Ok(LogFormat::Json),
-            _ => Err(()),
-        }
-    }
-}
-
 /// Sends this process's log to standard error, from INFO on, or from DEBUG on if `verbose`. Call it once.
 pub fn init(program: &str, format: LogFormat, verbose: bool) {
     let subscriber = subscriber(program, format, verbose, StandardError);
@@ -247,12 +234,5 @@ mod tests {
             ",\"level\":\"ERROR\",\"message\":\"no \\\"slot\\\"\",\"detail\":\"a detail\",\
              \"hint\":\"a hint\",\"sqlstate\":\"42704\"}\n"
         );
-    }
-
-    #[test]
-    fn only_text_and_json_are_log_formats() {
-        assert_eq!("text".parse(), Ok(LogFormat::Text));
-        assert_eq!("json".parse(), Ok(LogFormat::Json));
-        assert_eq!("JSON".parse::<LogFormat>(), Err(()));
     }
 }

@@ -1,5 +1,6 @@
 //! `walring receive`: connect, stream, and connect again until the end is wanted.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, info};
@@ -12,7 +13,7 @@ use super::latency_report;
 use super::logging;
 use super::password::PasswordPrompt;
 use super::session::{Outcome, Receiving};
-use crate::core::latency::Latency;
+use crate::core::telemetry::Telemetry;
 use crate::error::{Error, Result};
 use crate::ring::setup;
 use crate::ring::stop::Stop;
@@ -45,7 +46,7 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         directory,
         block,
         slots,
-        latency: Latency::new(),
+        telemetry: Arc::new(Telemetry::default()),
         stop: stop.clone(),
         system_identifier: None,
         received_bytes: 0,
@@ -55,7 +56,7 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         debug!("received interrupt signal, exiting");
     }
     if options.latency_report {
-        latency_report::print(&receiving.latency);
+        latency_report::print(&receiving.telemetry.measures());
     }
     result
 }

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -17,10 +18,10 @@ use super::progress_line::ProgressLine;
 use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
 use super::report::{log_notice, parse_error_response};
 use crate::core::demand::Durability;
-use crate::core::latency::Latency;
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::core::order::{Config, Ending};
 use crate::core::start::{self, Encoding, Facts, Position, SegmentFile, Stage};
+use crate::core::telemetry::Telemetry;
 use crate::error::{Error, Result};
 use crate::ring::buffer::Slots;
 use crate::ring::segment::{Place, Segments};
@@ -47,8 +48,8 @@ pub struct Receiving<'a> {
     pub block: u64,
     /// The buffer slots.
     pub slots: Slots,
-    /// What was measured.
-    pub latency: Latency,
+    /// What other threads see.
+    pub telemetry: Arc<Telemetry>,
     /// The operator's wish.
     pub stop: Stop,
     /// The server of the first connection: another one under the same address is refused.
@@ -263,7 +264,7 @@ impl Receiving<'_> {
         let (socket, early) = connection.detach()?;
         let shared = Shared {
             slots: &mut self.slots,
-            latency: &mut self.latency,
+            telemetry: &self.telemetry,
             stop: &self.stop,
             watch: &mut display,
         };

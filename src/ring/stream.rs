@@ -33,12 +33,12 @@ use super::op;
 use super::segment::{NameChange, Segments};
 use super::stop::Stop;
 use super::timer::Timer;
-use crate::core::latency::Latency;
 use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize};
 use crate::core::message::{COPY_DONE, Status};
 use crate::core::order::{Ask, Config, Ending, Output, Write};
 use crate::core::receiver::Receiver;
 use crate::core::spread::HEADS_LENGTH;
+use crate::core::telemetry::{Recorder, Telemetry};
 use crate::core::writes::Slot;
 use crate::error::{Error, Result, system_text};
 
@@ -69,8 +69,8 @@ pub trait Watch {
 pub struct Shared<'a> {
     /// The memory.
     pub slots: &'a mut Slots,
-    /// How long bytes took to become durable.
-    pub latency: &'a mut Latency,
+    /// What other threads see.
+    pub telemetry: &'a Telemetry,
     /// The operator's wish.
     pub stop: &'a Stop,
     /// What the operator sees.
@@ -118,11 +118,14 @@ pub async fn run(
         armed: Duration::ZERO,
         parked: Duration::ZERO,
         ended: false,
+        recorder: Recorder::new(),
         shared,
     };
     stream.feed(early);
     let result = poll_fn(|cx| stream.turn(cx)).await;
     poll_fn(|cx| stream.land(cx)).await;
+    stream.publish();
+    stream.recorder.finish(stream.shared.telemetry);
     match result {
         Ok(()) => stream.conclude(),
         Err(error) => {
@@ -188,6 +191,7 @@ struct Stream<'a> {
     /// When the thread last went to sleep.
     parked: Duration,
     ended: bool,
+    recorder: Recorder,
     shared: Shared<'a>,
 }
 
@@ -229,14 +233,27 @@ impl Stream<'_> {
                 return Poll::Ready(Ok(()));
             }
             if self.linger() {
+                self.publish();
                 continue;
             }
             changed |= self.arm();
             if !changed && !self.poll_timer(cx) {
                 self.parked = self.now();
+                self.publish();
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Shows other threads how far the stream is.
+    fn publish(&mut self) {
+        let telemetry = self.shared.telemetry;
+        let progress = self.core.progress();
+        telemetry.received.set(progress.received());
+        telemetry.written.set(progress.written());
+        telemetry.flushed.set(progress.flushed());
+        telemetry.server_end.set(self.core.server_end());
+        self.recorder.settle(telemetry);
     }
 
     fn poll_flight(&mut self, cx: &mut Context<'_>) -> Result<bool> {
@@ -498,7 +515,7 @@ impl Stream<'_> {
             Output::Close(segment) => self.segments.close(segment),
             Output::Status(status) => self.send_status(&status),
             Output::CopyDone => self.link.send(&COPY_DONE),
-            Output::Waited(waited) => self.shared.latency.record(waited),
+            Output::Measured(measure) => self.recorder.record(self.shared.telemetry, measure),
             Output::Notice(body) => self.shared.watch.notice(&body),
             Output::End => self.ended = true,
         }

@@ -71,7 +71,7 @@ impl World {
             Output::Status(status) => self.tell(status),
             Output::CopyDone => self.copy_done = Some(self.now),
             Output::Notice(_) => self.notices += 1,
-            Output::Waited(_) => {}
+            Output::Measured(_) => {}
             Output::End => self.finish_stream(),
         }
     }

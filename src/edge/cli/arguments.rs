@@ -65,6 +65,16 @@ pub(super) struct Arguments {
     pub(super) buffered: bool,
     #[arg(long)]
     pub(super) latency_report: bool,
+    #[arg(long, allow_hyphen_values = true, default_value = "records")]
+    pub(super) verify: String,
+    #[arg(long, allow_hyphen_values = true, default_value = "auto")]
+    pub(super) durable_method: String,
+    #[arg(long, allow_hyphen_values = true)]
+    pub(super) histogram_log: Option<OsString>,
+    #[arg(long, allow_hyphen_values = true)]
+    pub(super) baseline: Option<OsString>,
+    #[arg(long, allow_hyphen_values = true)]
+    pub(super) listen: Option<String>,
     pub(super) extra: Vec<OsString>,
 }
 

@@ -59,7 +59,16 @@ Options that pg_receivewal does not have:
       --log-format=FORMAT
                          \"text\" (default) or \"json\"
       --buffered         write through the page cache, for file systems without direct I/O
-      --latency-report   print a histogram of latencies at exit
+      --latency-report   print a summary of latencies at exit
+      --verify=LEVEL     what of the received WAL is checked before it is acknowledged:
+                         \"records\" (default), \"pages\" or \"off\"
+      --durable-method=METHOD
+                         \"auto\" (default), \"dsync\" or \"fdatasync\"
+      --histogram-log=FILE
+                         log histograms of latencies to this file, for HdrHistogram's tools
+      --baseline=FILE    estimate the time saved for each transaction against this histogram,
+                         as \"probe --baseline-out\" writes it
+      --listen=ADDR:PORT serve metrics and health over HTTP here
 
 Example, with a slot that keeps the server from removing what is not yet received:
   {name} --create-slot --slot=archive --host=db1

@@ -40,6 +40,11 @@ fn defaults_are_those_of_pg_receivewal() {
         no_sync: false,
         buffered: false,
         latency_report: false,
+        verify: Verify::Records,
+        durable_method: DurableMethod::Auto,
+        histogram_log: None,
+        baseline: None,
+        listen: None,
         log: LogOptions {
             verbose: false,
             format: LogFormat::Text,
