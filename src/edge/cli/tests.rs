@@ -209,11 +209,11 @@ fn misuse_is_refused_in_the_words_of_pg_receivewal_with_a_hint() {
         (&["--verbose=1"], "option '--verbose' doesn't allow an argument"),
         (
             &["--ver"],
-            "option '--ver' is ambiguous; possibilities: '--verbose' '--version'",
+            "option '--ver' is ambiguous; possibilities: '--verbose' '--version' '--verify'",
         ),
         (
             &["--h"],
-            "option '--h' is ambiguous; possibilities: '--help' '--host'",
+            "option '--h' is ambiguous; possibilities: '--help' '--host' '--histogram-log'",
         ),
         (
             &["-D", "/", "-"],
