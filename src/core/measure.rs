@@ -126,6 +126,8 @@ pub enum Measure {
         transactions: u64,
         /// See [`Measures::bytes_per_flush`].
         bytes: u64,
+        /// How long the write or sync took that did it.
+        took: Duration,
     },
 }
 
@@ -140,7 +142,9 @@ impl Measures {
             Measure::DurableWrite(time) => self.durable_write.record(time),
             Measure::Sync(time) => self.sync.record(time),
             Measure::Rollover(time) => self.rollover.record(time),
-            Measure::Flush { transactions, bytes } => {
+            Measure::Flush {
+                transactions, bytes, ..
+            } => {
                 self.transactions_per_flush.record(transactions);
                 self.bytes_per_flush.record(bytes);
             }

@@ -22,4 +22,5 @@ pub mod require_auth;
 pub mod session;
 pub mod settings;
 pub mod socket;
+pub mod status;
 pub mod wire;

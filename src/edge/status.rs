@@ -1,0 +1,148 @@
+//! The state of a running receiver as JSON: what `/v1/status` answers and `walring top` reads.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything at one moment. Positions are texts as the server prints them, `16/B374D848`; null where
+/// nothing is known yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// walring's version.
+    pub version: String,
+    /// `stopped`, `starting`, `streaming`, `waiting` or `restarting`.
+    pub status: String,
+    /// Streaming, and neither the server nor the disk has stalled.
+    pub healthy: bool,
+    /// Why not, in a few words.
+    pub reason: Option<String>,
+    /// Seconds since the process began.
+    pub uptime_seconds: f64,
+    /// When this was told, in seconds since 1970 UTC.
+    pub time_unix_seconds: f64,
+    /// The target directory.
+    pub directory: String,
+    /// The replication slot, if there is one.
+    pub slot: Option<String>,
+    /// Whether WAL is made durable as soon as it arrives (`--synchronous`).
+    pub synchronous: bool,
+    /// `records`, `pages` or `off`.
+    pub verify: String,
+    /// The server's host.
+    pub upstream_host: String,
+    /// The server's port.
+    pub upstream_port: u16,
+    /// The server's version.
+    pub server_version: Option<String>,
+    /// The server's system identifier, as a text: it does not fit a JSON number.
+    pub system_identifier: Option<String>,
+    /// The timeline that is received.
+    pub timeline: Option<u32>,
+    /// The file that is being written.
+    pub segment: Option<String>,
+    /// Positions.
+    pub positions: Positions,
+    /// WAL that the server has and that is not durable here, in bytes.
+    pub lag_bytes: u64,
+    /// How long there has been such WAL, in seconds.
+    pub lag_seconds: f64,
+    /// Numbers since the process began.
+    pub totals: Totals,
+    /// Bytes free for an unprivileged user on the directory's file system.
+    pub free_bytes: Option<u64>,
+    /// Latencies since the process began.
+    pub latency: Latencies,
+    /// The estimated saving, if there is a baseline to compare with.
+    pub savings: Option<Savings>,
+}
+
+/// How far the stream is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Positions {
+    /// Where streaming began on this connection.
+    pub start: Option<String>,
+    /// The end of what arrived.
+    pub received: Option<String>,
+    /// The end of what was verified.
+    pub verified: Option<String>,
+    /// The end of what was written.
+    pub written: Option<String>,
+    /// The end of what is durable.
+    pub flushed: Option<String>,
+    /// The flush position that the server was told last.
+    pub reported: Option<String>,
+    /// How far the server could send when it spoke last.
+    pub server_end: Option<String>,
+}
+
+/// Numbers since the process began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// WAL received, in bytes.
+    pub bytes: u64,
+    /// Transactions: COMMIT and COMMIT PREPARED records.
+    pub transactions: u64,
+    /// Records verified.
+    pub records: u64,
+    /// Segments completed.
+    pub segments: u64,
+    /// Connections after the first.
+    pub reconnects: u64,
+    /// Operations of the disk that failed.
+    pub disk_errors: u64,
+    /// Pages or records that failed verification.
+    pub verification_failures: u64,
+}
+
+/// Latencies, see [`crate::core::measure::Measures`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latencies {
+    /// Received to durable.
+    pub durable: Distribution,
+    /// Received to acknowledged.
+    pub acknowledged: Distribution,
+    /// The server's commit time to durable: depends on two clocks.
+    pub commit: Distribution,
+    /// Plain writes.
+    pub write: Distribution,
+    /// Durable writes.
+    pub durable_write: Distribution,
+    /// Syncs.
+    pub sync: Distribution,
+    /// Changes of segments.
+    pub rollover: Distribution,
+}
+
+/// A histogram in short. Times in microseconds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Distribution {
+    /// How many values.
+    pub count: u64,
+    /// Their mean.
+    pub mean_us: f64,
+    /// Percentiles.
+    pub p50_us: u64,
+    /// See `p50_us`.
+    pub p90_us: u64,
+    /// See `p50_us`.
+    pub p99_us: u64,
+    /// See `p50_us`.
+    pub p999_us: u64,
+    /// See `p50_us`.
+    pub p9999_us: u64,
+    /// The greatest value.
+    pub max_us: u64,
+    /// For each doubling that holds a value: its lower bound in microseconds, and how many it holds.
+    pub doublings: Vec<(u64, u64)>,
+}
+
+/// An estimate of what was saved against the standard path on this disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Savings {
+    /// Transactions that were compared.
+    pub transactions: u64,
+    /// The baseline's mean, in microseconds.
+    pub baseline_mean_us: f64,
+    /// Saved per transaction, in microseconds; negative: lost.
+    pub per_transaction_us: f64,
+    /// Saved altogether, in seconds.
+    pub total_seconds: f64,
+}
