@@ -202,7 +202,7 @@ impl Decoder {
 
     /// Takes from `input` up to the end of the next page header or record; `None` when all of it is
     /// taken. After a fault the decoder stays where it was, see [`Decoder::verified`].
-    pub fn next<'a>(&'a mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Fault> {
+    pub fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Result<Option<Event<'s>>, Fault> {
         while !input.is_empty() {
             if self.is_header_due() {
                 if let Some(page) = self.take_page_header(input)? {
