@@ -17,11 +17,15 @@ use super::logging::LogFormat;
 use super::progress_line::ProgressLine;
 use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
 use super::report::{log_notice, parse_error_response};
+use super::resume;
 use crate::core::demand::Durability;
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::core::order::{Config, Ending};
-use crate::core::start::{self, Encoding, Facts, Position, SegmentFile, Stage};
+use crate::core::start::{self, Case, Encoding, Facts, Position, SegmentFile, Stage, StartPlan};
 use crate::core::telemetry::Telemetry;
+use crate::core::wal::Verify;
+use crate::core::wal::decoder::{Decoder, Expected};
+use crate::core::wal::fault::Fault;
 use crate::error::{Error, Result};
 use crate::ring::buffer::Slots;
 use crate::ring::segment::{Place, Segments};
@@ -54,6 +58,8 @@ pub struct Receiving<'a> {
     pub stop: Stop,
     /// The server of the first connection: another one under the same address is refused.
     pub system_identifier: Option<u64>,
+    /// Where the stream before was left.
+    pub left: Option<Left>,
     /// Bytes received by this process, ever.
     pub received_bytes: u64,
 }
@@ -71,6 +77,16 @@ struct Server {
     segment_size: SegmentSize,
 }
 
+impl Server {
+    fn expected(&self, timeline: Timeline) -> Expected {
+        Expected {
+            segment_size: self.segment_size,
+            timeline,
+            system_identifier: Some(self.identity.system_identifier),
+        }
+    }
+}
+
 impl Receiving<'_> {
     /// Streams until the end position, the operator or an error ends it.
     pub async fn run(&mut self, connection: &mut Connection) -> Result<Outcome> {
@@ -86,7 +102,11 @@ impl Receiving<'_> {
             server.identity.system_identifier,
             server.segment_size,
         )?;
-        let mut position = self.find_start(connection, &server, &files).await?;
+        let plan = self.find_start(connection, &server, &files).await?;
+        let mut position = Position {
+            lsn: plan.lsn,
+            timeline: plan.timeline,
+        };
         if server.identity.timeline < position.timeline {
             let message = format!(
                 "starting timeline {} is not present in the server",
@@ -94,6 +114,8 @@ impl Receiving<'_> {
             );
             return Err(Error::connection(message));
         }
+        let mut decoder = self.find_decoder(&server, &files, &plan)?;
+        position.lsn = decoder.position();
         debug!(
             "starting log streaming at {} (timeline {})",
             position.lsn, position.timeline
@@ -107,7 +129,10 @@ impl Receiving<'_> {
                 );
                 return Ok(Outcome::Finished);
             }
-            let next = match self.stream(connection, &server, &files, position).await? {
+            let next = match self
+                .stream(connection, &server, &files, position, decoder)
+                .await?
+            {
                 Some(next) => next,
                 None => return Ok(Outcome::Finished),
             };
@@ -116,6 +141,7 @@ impl Receiving<'_> {
                 lsn: server.segment_size.floor(next.lsn),
                 ..next
             };
+            decoder = resume::fresh(server.expected(next.timeline), position.lsn);
         }
     }
 
@@ -168,7 +194,7 @@ impl Receiving<'_> {
         connection: &mut Connection,
         server: &Server,
         files: &[SegmentFile],
-    ) -> Result<Position> {
+    ) -> Result<StartPlan> {
         let plan = start::plan(&Facts {
             files,
             segment_size: server.segment_size,
@@ -187,10 +213,24 @@ impl Receiving<'_> {
             warn!("\"{name}\" is longer than a segment and was renamed to \"{aside}\"");
         }
         self.directory.sync()?;
-        Ok(Position {
-            lsn: plan.lsn,
-            timeline: plan.timeline,
-        })
+        Ok(plan)
+    }
+
+    /// What looks at the log, where streaming goes on: within the partial that was left, if the server
+    /// is on the same timeline. On an earlier one it may have left the log before that.
+    fn find_decoder(&mut self, server: &Server, files: &[SegmentFile], plan: &StartPlan) -> Result<Decoder> {
+        let size = server.segment_size;
+        let expected = server.expected(plan.timeline);
+        let same = server.identity.timeline == plan.timeline;
+        let present = if same { server.identity.flushed } else { Lsn(0) };
+        if let Some(left) = self.left.take().filter(|left| left.is_of(plan.timeline))
+            && plan.case == Case::AtPartial
+            && size.floor(left.decoder.position()) == plan.lsn
+            && left.decoder.position() <= present
+        {
+            return Ok(left.decoder);
+        }
+        resume::resume(&self.directory, files, plan, expected, present)
     }
 
     /// The slot's restart position, which counts only where the directory does not tell.
@@ -224,6 +264,7 @@ impl Receiving<'_> {
         server: &Server,
         files: &[SegmentFile],
         position: Position,
+        decoder: Decoder,
     ) -> Result<Option<Position>> {
         let slot = self.options.slot.as_deref();
         let start = connection.start_replication(slot, position.lsn, position.timeline);
@@ -231,12 +272,18 @@ impl Receiving<'_> {
         if let StartAnswer::EndOfTimeline { next, switch } = answer {
             return next_timeline(position, next, switch, position.lsn).map(Some);
         }
-        let ended = self.run_stream(connection, server, files, position).await?;
+        let mut ended = self
+            .run_stream(connection, server, files, position, decoder)
+            .await?;
+        self.left = ended.decoder.take().map(|decoder| Left {
+            timeline: position.timeline,
+            decoder,
+        });
         self.received_bytes += ended.received.bytes_since(position.lsn);
         if let Some(name) = &ended.partial {
             info!("not renaming \"{name}\", segment is not complete");
         }
-        self.follow(connection, position, ended).await
+        self.follow(connection, server, position, ended).await
     }
 
     async fn run_stream(
@@ -245,6 +292,7 @@ impl Receiving<'_> {
         server: &Server,
         files: &[SegmentFile],
         position: Position,
+        decoder: Decoder,
     ) -> Result<Ended> {
         let mut segments = Segments::new(Place {
             directory: self.directory.path().to_owned(),
@@ -253,13 +301,21 @@ impl Receiving<'_> {
             mode: self.directory.file_mode().bits(),
             direct: !self.options.buffered,
         })?;
-        let left = segments.resume(server.segment_size.segment_of(position.lsn))?;
+        let left = segments.resume(position.lsn)?;
         if self.options.synchronous && left.is_none() {
             segments
                 .prepare(&mut self.slots, server.identity.flushed.bytes_since(position.lsn))
                 .await;
         }
-        let config = self.config(server, position, left, files);
+        let decoder = match self.options.verify {
+            Verify::Records => Some(decoder),
+            Verify::Pages => Some(decoder.into_pages()),
+            Verify::Off => None,
+        };
+        let config = Config {
+            decoder,
+            ..self.config(server, position, left, files)
+        };
         let mut display = Display::new(self.options, position);
         let (socket, early) = connection.detach()?;
         let shared = Shared {
@@ -275,7 +331,7 @@ impl Receiving<'_> {
         &self,
         server: &Server,
         position: Position,
-        left: Option<u64>,
+        left: Option<Lsn>,
         files: &[SegmentFile],
     ) -> Config {
         let options = self.options;
@@ -295,15 +351,30 @@ impl Receiving<'_> {
             receive_timeout: options.receive_timeout,
             end_position: options.endpos,
             start: position.lsn,
+            backlog_end: server.identity.flushed,
+            decoder: None,
             preserve_end: preserve_end(server.segment_size, position, left, files),
             named: left.is_some(),
         }
+    }
+
+    /// The received log is not what a server writes.
+    fn damaged(&self, position: Position, server: &Server, fault: &Fault) -> Error {
+        let (at, size) = (fault.place.lsn(), server.segment_size);
+        let name = size.segment_of(at).file_name(position.timeline, size);
+        let (path, offset) = (self.directory.path_of(&name), size.offset_of(at));
+        Error::directory(format!("received WAL is damaged: {fault}"))
+            .with_detail(format!(
+                "Nothing from {at} on was acknowledged. It was written to \"{path}.partial\" as it came, at offset {offset}."
+            ))
+            .with_hint("Start again to receive it once more; if it is the same, check the server with pg_waldump.")
     }
 
     /// What the end of a stream means.
     async fn follow(
         &self,
         connection: &mut Connection,
+        server: &Server,
         position: Position,
         ended: Ended,
     ) -> Result<Option<Position>> {
@@ -344,6 +415,10 @@ impl Receiving<'_> {
             Ending::ServerError(body) => {
                 Err(parse_error_response(&body).in_context("unexpected termination of replication stream"))
             }
+            Ending::Damaged(fault) => {
+                self.telemetry.verification_failures.increment();
+                Err(self.damaged(position, server, &fault))
+            }
             Ending::Failed(error) => Err(error),
         }
     }
@@ -376,11 +451,23 @@ fn next_timeline(position: Position, next: Timeline, switch: Lsn, received: Lsn)
     })
 }
 
+/// The decoder of the stream before, which the next one goes on with.
+pub struct Left {
+    timeline: Timeline,
+    decoder: Decoder,
+}
+
+impl Left {
+    fn is_of(&self, timeline: Timeline) -> bool {
+        self.timeline == timeline
+    }
+}
+
 /// Up to where the files of this timeline hold bytes that an earlier run may have acknowledged. In
 /// the segment that streaming starts in that is the content's end; of later partials, which a start
 /// below a damaged segment can meet, nothing is known, and all is kept.
-fn preserve_end(size: SegmentSize, position: Position, left: Option<u64>, files: &[SegmentFile]) -> Lsn {
-    let content_end = position.lsn.advanced_by(left.unwrap_or(0));
+fn preserve_end(size: SegmentSize, position: Position, left: Option<Lsn>, files: &[SegmentFile]) -> Lsn {
+    let content_end = left.unwrap_or(position.lsn);
     let later = files.iter().filter(|file| {
         file.timeline == position.timeline
             && file.segment > size.segment_of(position.lsn)

@@ -6,11 +6,13 @@
 
 #[allow(unsafe_code)]
 pub mod buffer;
+mod flight;
 pub mod link;
 #[allow(unsafe_code)]
 pub mod op;
 pub mod segment;
 pub mod setup;
+mod shown;
 pub mod spare;
 pub mod stop;
 pub mod stream;
