@@ -79,20 +79,39 @@ fn in_a_json_log_the_summary_is_a_line_too() {
 #[test]
 fn the_histogram_log_holds_what_the_summary_says() {
     let (server, archive, files) = (Server::start(), Archive::new(), Archive::new());
-    let log = files.file("latencies.hlog");
-    let option = format!("--histogram-log={}", log.display());
+    let option = format!("--histogram-log={}", files.file("log").display());
     let receiver = walring(&server, &archive, &["--synchronous", "--latency-report", &option]);
     commit(&server, 5);
     common::wait::until("an interval is in the log", || {
-        let written = std::fs::read(&log).unwrap();
-        (!logged(&written, "durable").is_empty()).then_some(())
+        (!logged(&files.read("log"), "durable").is_empty()).then_some(())
     });
     let end = commit(&server, 5);
     let exit = receiver.end_by(Signal::TERM);
     exit.assert_success();
-    let durable_times = logged(&files.read("latencies.hlog"), "durable");
+    let durable_times = logged(&files.read("log"), "durable");
     assert_eq!(durable_times.len(), durable(&exit.stderr), "{exit:#?}");
     archive.assert_holds(&server, 1, end);
+}
+
+#[test]
+fn a_second_receiver_that_is_refused_leaves_the_log_alone() {
+    let (server, archive, files) = (Server::start(), Archive::new(), Archive::new());
+    let option = format!("--histogram-log={}", files.file("log").display());
+    let arguments = ["--synchronous", "--latency-report", &option];
+    let first = walring(&server, &archive, &arguments);
+    commit(&server, 1);
+    common::wait::until("an interval is in the log", || {
+        (!logged(&files.read("log"), "durable").is_empty()).then_some(())
+    });
+    let second = walring(&server, &archive, &arguments).finish();
+    assert_eq!(second.code, Some(1), "{second:#?}");
+    commit(&server, 1);
+    let exit = first.stop();
+    assert_eq!(
+        logged(&files.read("log"), "durable").len(),
+        durable(&exit.stderr),
+        "{exit:#?}"
+    );
 }
 
 #[test]
