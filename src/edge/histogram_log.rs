@@ -128,7 +128,7 @@ impl Log {
             let last = wished.recv_timeout((from + INTERVAL).saturating_sub(began.elapsed()))
                 != Err(RecvTimeoutError::Timeout);
             let to = began.elapsed();
-            intervals.take(&self.telemetry);
+            intervals.take(&self.telemetry)?;
             intervals.write(&mut writer, from, to)?;
             if last {
                 return Ok(());
@@ -176,15 +176,15 @@ impl Intervals {
 
     /// Takes what is new. The histograms are held for no longer than it takes to copy those that
     /// have changed.
-    fn take(&mut self, telemetry: &Telemetry) {
+    fn take(&mut self, telemetry: &Telemetry) -> io::Result<()> {
         let measures = telemetry.measures();
         for (kind, (_, times)) in self.0.iter_mut().zip(kinds(&measures)) {
             let times = times.histogram();
             if times.len() != kind.written.len() {
-                // Both have the bounds of `Times`.
-                kind.new.add(times).expect("equal bounds");
+                kind.new.add(times).map_err(io::Error::other)?;
             }
         }
+        Ok(())
     }
 
     fn write<W: Write>(
@@ -294,14 +294,14 @@ mod tests {
         let mut written = Intervals::new();
         for new in [&[100, 7000][..], &[], &[30, 30]] {
             record(&telemetry, new);
-            written.take(&telemetry);
+            written.take(&telemetry).unwrap();
             written
                 .write(&mut writer, Duration::ZERO, Duration::from_secs(1))
                 .unwrap();
         }
         let sync = Measure::Sync(Duration::from_micros(5));
         telemetry.measures().record(sync);
-        written.take(&telemetry);
+        written.take(&telemetry).unwrap();
         written
             .write(&mut writer, Duration::ZERO, Duration::from_secs(1))
             .unwrap();
