@@ -4,7 +4,7 @@ mod common;
 use std::process::Command;
 
 use common::process::Exit;
-use common::receiver::{pg_receivewal_command, wait_for_streaming, walring_command};
+use common::receiver::{pg_receivewal_command, walring_command};
 use common::relay::Relay;
 use common::wait::until;
 use common::{Archive, Lsn, Process, Server, pg_receivewal, postgres, program, walring};
@@ -104,28 +104,6 @@ fn json_errors_are_json() {
         server.sql(&format!("select lower($json${line}$json$::json->>'level')")),
         "error"
     );
-}
-
-#[test]
-fn the_latency_report_is_printed_at_the_end_and_changes_nothing_else() {
-    let (server, archive) = (Server::start(), Archive::new());
-    let receiver = walring(&server, &archive, &["--synchronous", "--latency-report"]);
-    wait_for_streaming(&server);
-    let end = server.write_wal(100);
-    server.wait_flushed(end);
-    let exit = receiver.stop();
-    for percentile in ["p50 ", "p99 ", "p99.99 ", "max "] {
-        let line = exit
-            .stderr
-            .iter()
-            .find(|line| line.trim_start().starts_with(percentile));
-        let words: Vec<&str> = line.map_or(Vec::new(), |line| line.split_whitespace().collect());
-        assert!(
-            matches!(words[..], [_, number, "µs"] if number.parse::<u64>().is_ok()),
-            "{exit:#?}"
-        );
-    }
-    archive.assert_holds(&server, 1, end);
 }
 
 #[test]

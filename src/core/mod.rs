@@ -4,7 +4,9 @@
 //! finding them in the stream, [`spread`] many of them at once, [`progress`] what may be claimed, [`writes`] what is on its way to
 //! the disk, [`demand`] what must get there and when, [`order`] what the driver is asked to do,
 //! [`receiver`] the state machine that joins them, [`start`] where a stream begins,
-//! [`wal`] what the received bytes are, [`inspection`] whether they are right, [`transactions`] the commits among them, [`measure`] what is measured, [`telemetry`] how other threads see it.
+//! [`wal`] what the received bytes are, [`inspection`] whether they are right, [`transactions`] the
+//! commits among them, [`measure`] what is measured, [`savings`] what that saves, [`telemetry`] how
+//! other threads see it.
 
 pub mod demand;
 pub mod framing;
@@ -15,6 +17,7 @@ pub mod message;
 pub mod order;
 pub mod progress;
 pub mod receiver;
+pub mod savings;
 mod schedule;
 pub mod spread;
 pub mod start;

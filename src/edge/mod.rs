@@ -1,15 +1,16 @@
 //! The edge: command line, connection, directory, signals, logs: ordinary Rust on well-kept crates.
 
 pub mod authentication;
+pub mod baseline;
 pub mod cli;
 pub mod connection;
 pub mod conninfo;
 pub mod connstring;
 pub mod dial;
 pub mod directory;
+pub mod histogram_log;
 pub mod history;
 pub mod hosts;
-pub mod latency_report;
 pub mod logging;
 pub mod passfile;
 pub mod password;
@@ -20,8 +21,10 @@ pub mod replication;
 pub mod report;
 pub mod require_auth;
 pub mod resume;
+pub mod savings;
 pub mod session;
 pub mod settings;
 pub mod socket;
 pub mod status;
+pub mod summary;
 pub mod wire;

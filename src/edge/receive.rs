@@ -9,10 +9,12 @@ use super::cli::{ConnectionOptions, ReceiveOptions, SlotOptions};
 use super::connection::Connection;
 use super::conninfo::{Conninfo, Explicit};
 use super::directory::Directory;
-use super::latency_report;
+use super::histogram_log::HistogramLog;
 use super::logging;
 use super::password::PasswordPrompt;
+use super::savings;
 use super::session::{Outcome, Receiving};
+use super::summary::Summary;
 use crate::core::telemetry::Telemetry;
 use crate::error::{Error, Result};
 use crate::ring::setup;
@@ -32,6 +34,9 @@ const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Receives until the end position, a signal, or an error that trying again cannot mend.
 pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
+    let telemetry = Arc::new(Telemetry::default());
+    let summary = Summary::new(Arc::clone(&telemetry), options.log.format);
+    summary.print_on_signal()?;
     let info = connection_settings(&options.connection)?;
     let mut prompt = PasswordPrompt::new(options.connection.password);
     let directory = Directory::open(&options.directory)?;
@@ -41,12 +46,20 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         u64::from(directory.direct_io_alignment()?)
     };
     let slots = setup::register_slots(block as usize)?;
+    if let Some(path) = &options.baseline {
+        telemetry.measures().savings = Some(savings::against(path)?);
+    }
+    // Not before the directory is ours: the log of a receiver that is there already goes on.
+    let log = options.histogram_log.as_deref();
+    let log = log
+        .map(|path| HistogramLog::start(path, &telemetry))
+        .transpose()?;
     let mut receiving = Receiving {
         options,
         directory,
         block,
         slots,
-        telemetry: Arc::new(Telemetry::default()),
+        telemetry,
         stop: stop.clone(),
         system_identifier: None,
         left: None,
@@ -56,8 +69,9 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
     if stop.is_requested() {
         debug!("received interrupt signal, exiting");
     }
+    drop(log);
     if options.latency_report {
-        latency_report::print(&receiving.telemetry.measures());
+        summary.print();
     }
     result
 }

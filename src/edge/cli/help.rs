@@ -59,7 +59,7 @@ Options that pg_receivewal does not have:
       --log-format=FORMAT
                          \"text\" (default) or \"json\"
       --buffered         write through the page cache, for file systems without direct I/O
-      --latency-report   print a summary of latencies at exit
+      --latency-report   print a summary of latencies at exit, as SIGUSR1 does at any time
       --verify=LEVEL     what of the received WAL is checked before it is acknowledged:
                          \"records\" (default), \"pages\" or \"off\"
       --durable-method=METHOD
