@@ -1,6 +1,7 @@
 //! The edge: command line, connection, directory, signals, logs: ordinary Rust on well-kept crates.
 
 pub mod authentication;
+pub mod baseline;
 pub mod cli;
 pub mod connection;
 pub mod conninfo;
