@@ -8,6 +8,7 @@ pub mod conninfo;
 pub mod connstring;
 pub mod dial;
 pub mod directory;
+pub mod durable_method;
 pub mod history;
 pub mod hosts;
 pub mod latency_report;

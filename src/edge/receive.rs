@@ -46,6 +46,7 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         directory,
         block,
         slots,
+        durable_method: None,
         telemetry: Arc::new(Telemetry::default()),
         stop: stop.clone(),
         system_identifier: None,

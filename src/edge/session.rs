@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::cli::ReceiveOptions;
 use super::connection::Connection;
 use super::directory::Directory;
+use super::durable_method;
 use super::history;
 use super::logging::LogFormat;
 use super::progress_line::ProgressLine;
@@ -24,6 +25,7 @@ use crate::core::start::{self, Encoding, Facts, Position, SegmentFile, Stage};
 use crate::core::telemetry::Telemetry;
 use crate::error::{Error, Result};
 use crate::ring::buffer::Slots;
+use crate::ring::durable;
 use crate::ring::segment::{Place, Segments};
 use crate::ring::setup::{SLOTS, WINDOW};
 use crate::ring::stop::Stop;
@@ -48,6 +50,8 @@ pub struct Receiving<'a> {
     pub block: u64,
     /// The buffer slots.
     pub slots: Slots,
+    /// How a durable write is made, once that is decided.
+    pub durable_method: Option<durable::Method>,
     /// What other threads see.
     pub telemetry: Arc<Telemetry>,
     /// The operator's wish.
@@ -225,18 +229,31 @@ impl Receiving<'_> {
         files: &[SegmentFile],
         position: Position,
     ) -> Result<Option<Position>> {
+        let durable_method = self.durable_method().await;
         let slot = self.options.slot.as_deref();
         let start = connection.start_replication(slot, position.lsn, position.timeline);
         let answer = self.answer(start).await?;
         if let StartAnswer::EndOfTimeline { next, switch } = answer {
             return next_timeline(position, next, switch, position.lsn).map(Some);
         }
-        let ended = self.run_stream(connection, server, files, position).await?;
+        let ended = self
+            .run_stream(connection, server, files, position, durable_method)
+            .await?;
         self.received_bytes += ended.received.bytes_since(position.lsn);
         if let Some(name) = &ended.partial {
             info!("not renaming \"{name}\", segment is not complete");
         }
         self.follow(connection, position, ended).await
+    }
+
+    /// Decided before the first stream, not while commits wait for one.
+    async fn durable_method(&mut self) -> durable::Method {
+        if let Some(method) = self.durable_method {
+            return method;
+        }
+        let (path, slots) = (self.directory.path(), &mut self.slots);
+        let method = durable_method::decide(self.options, path, self.block, slots, &self.stop).await;
+        *self.durable_method.insert(method)
     }
 
     async fn run_stream(
@@ -245,6 +262,7 @@ impl Receiving<'_> {
         server: &Server,
         files: &[SegmentFile],
         position: Position,
+        durable_method: durable::Method,
     ) -> Result<Ended> {
         let mut segments = Segments::new(Place {
             directory: self.directory.path().to_owned(),
@@ -267,6 +285,7 @@ impl Receiving<'_> {
             telemetry: &self.telemetry,
             stop: &self.stop,
             watch: &mut display,
+            durable_method,
         };
         stream::run(config, segments, socket, early, shared).await
     }

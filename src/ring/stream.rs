@@ -28,6 +28,7 @@ use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
 
 use super::buffer::Slots;
+use super::durable;
 use super::link::Link;
 use super::op;
 use super::segment::{NameChange, Segments};
@@ -47,7 +48,7 @@ const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 /// A durable write that takes no longer than this is worth waiting for in place; one that does goes
 /// through the ring, and signals, timers and the socket are served meanwhile.
-const QUICK: Duration = Duration::from_millis(1);
+pub(super) const QUICK: Duration = Duration::from_millis(1);
 
 /// The next commit is waited for in place so long; a stream with longer pauses waits through the ring.
 const LINGER: Duration = Duration::from_millis(2);
@@ -73,6 +74,8 @@ pub struct Shared<'a> {
     pub telemetry: &'a Telemetry,
     /// The operator's wish.
     pub stop: &'a Stop,
+    /// How a durable write is made.
+    pub durable_method: durable::Method,
     /// What the operator sees.
     pub watch: &'a mut dyn Watch,
 }
@@ -149,7 +152,7 @@ struct WriteInFlight {
     segment: SegmentNumber,
     durable: bool,
     issued: Duration,
-    write: op::Write,
+    write: durable::Write,
 }
 
 /// Which change of names is in flight.
@@ -557,13 +560,14 @@ impl Stream<'_> {
             }
         }
         let issued = self.now();
+        let method = self.shared.durable_method;
         if durable && self.quick {
-            let result = op::write_in_place(&file, &buffer[range], offset);
+            let result = durable::write_in_place(&file, &buffer[range], offset, method);
             self.quick = self.now() - issued <= QUICK;
             self.written(slot, buffer, segment, result)?;
             return Ok(true);
         }
-        let write = op::write(&file, buffer, range, offset, durable);
+        let write = durable::write(&file, buffer, range, offset, durable.then_some(method));
         self.flight.writes[slot.0] = Some(WriteInFlight {
             segment,
             durable,
