@@ -15,6 +15,7 @@ pub mod latency_report;
 pub mod logging;
 pub mod passfile;
 pub mod password;
+pub mod probe;
 pub mod progress_line;
 pub mod receive;
 pub mod refusals;
