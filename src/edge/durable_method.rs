@@ -18,10 +18,10 @@ use crate::ring::stop::Stop;
 use crate::ring::trial::{Trial, Way, remove_leftovers};
 
 /// So many writes of each method are enough.
-const MOST_WRITES: u64 = 32;
+const MOST_ROUNDS: u64 = 32;
 
-/// Fewer writes of a method tell nothing.
-const LEAST_WRITES: u64 = 3;
+/// In fewer rounds even one that wins all may do so by chance.
+const LEAST_ROUNDS: u64 = 4;
 
 /// The measurement ends after this time at the latest.
 const LONGEST: Duration = Duration::from_millis(200);
@@ -29,15 +29,41 @@ const LONGEST: Duration = Duration::from_millis(200);
 /// Bytes in the file of each method.
 const FILE: u64 = 256 << 10;
 
+const METHODS: [Method; 2] = [Method::Dsync, Method::Fdatasync];
+
 /// Medians of so few writes that are closer to each other than this are equal.
 const NOISE: f64 = 0.10;
 
-/// The quicker method by its median, which may be in any unit. `noise` is the part of dsync's median by
-/// which fdatasync must be below to be called quicker: an even result is dsync's.
-pub fn quicker(dsync: f64, fdatasync: f64, noise: f64) -> Method {
-    match fdatasync < dsync * (1.0 - noise) {
-        true => Method::Fdatasync,
-        false => Method::Dsync,
+/// Both methods measured in turns.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Duel {
+    /// dsync's median, in any unit.
+    pub dsync: f64,
+    /// fdatasync's median, in the same unit.
+    pub fdatasync: f64,
+    /// Rounds, in each of which both wrote once.
+    pub rounds: u64,
+    /// Rounds in which fdatasync was quicker.
+    pub fdatasync_won: u64,
+}
+
+impl Duel {
+    /// The method that is clearly quicker, or `None` if they are even: closer to each other than the
+    /// part `noise` of the slower one's median, or so that chance would give as many rounds to the
+    /// quicker one (two standard deviations from half of them).
+    pub fn winner(&self, noise: f64) -> Option<Method> {
+        let rounds = self.rounds as f64;
+        let (method, quicker, slower, won) = match self.fdatasync < self.dsync {
+            true => (Method::Fdatasync, self.fdatasync, self.dsync, self.fdatasync_won),
+            false => (
+                Method::Dsync,
+                self.dsync,
+                self.fdatasync,
+                self.rounds.saturating_sub(self.fdatasync_won),
+            ),
+        };
+        let is_clear = quicker < slower * (1.0 - noise) && won as f64 >= rounds / 2.0 + rounds.sqrt();
+        is_clear.then_some(method)
     }
 }
 
@@ -60,7 +86,7 @@ pub async fn decide(
         return Method::Dsync;
     }
     match measure(directory, block, slots, stop).await {
-        Ok(Some([dsync, fdatasync])) => choose(&dsync, &fdatasync),
+        Ok(Some(duel)) => choose(&duel),
         Ok(None) => Method::Dsync,
         Err(error) => {
             let reason = system_text(&error);
@@ -70,108 +96,126 @@ pub async fn decide(
     }
 }
 
-fn choose(dsync: &Times, fdatasync: &Times) -> Method {
-    let (dsync, fdatasync) = (dsync.histogram(), fdatasync.histogram());
-    let count = dsync.len().min(fdatasync.len());
-    if count < LEAST_WRITES {
+fn choose(duel: &Duel) -> Method {
+    if duel.rounds < LEAST_ROUNDS {
         debug!("durable writes use dsync: the disk is too slow to be measured at start");
         return Method::Dsync;
     }
-    let median = |histogram: &hdrhistogram::Histogram<u64>| histogram.value_at_quantile(0.5) as f64 / 1000.0;
-    let (dsync, fdatasync) = (median(dsync), median(fdatasync));
-    let measured =
-        format!("medians of {count} writes each: dsync {dsync:.3} ms, fdatasync {fdatasync:.3} ms");
-    let method = quicker(dsync, fdatasync, NOISE);
-    match method {
-        Method::Dsync => debug!("durable writes use dsync ({measured})"),
-        Method::Fdatasync => info!("durable writes use fdatasync ({measured})"),
+    let measured = format!(
+        "medians of {} writes each: dsync {:.3} ms, fdatasync {:.3} ms",
+        duel.rounds,
+        duel.dsync / 1000.0,
+        duel.fdatasync / 1000.0
+    );
+    match duel.winner(NOISE) {
+        Some(Method::Fdatasync) => {
+            info!("durable writes use fdatasync ({measured})");
+            Method::Fdatasync
+        }
+        Some(Method::Dsync) | None => {
+            debug!("durable writes use dsync ({measured})");
+            Method::Dsync
+        }
     }
-    method
 }
 
-/// The times of dsync and of fdatasync; `None` if the operator wants the end.
-async fn measure(
-    directory: &Path,
-    block: u64,
-    slots: &mut Slots,
-    stop: &Stop,
-) -> io::Result<Option<[Times; 2]>> {
+/// Both methods in turns, in microseconds; `None` if the operator wants the end.
+async fn measure(directory: &Path, block: u64, slots: &mut Slots, stop: &Stop) -> io::Result<Option<Duel>> {
     remove_leftovers(directory)?;
     let mut trials = Vec::new();
-    for (number, method) in [Method::Dsync, Method::Fdatasync].into_iter().enumerate() {
-        let trial = Trial::prepare(directory, number, Way::Direct(method), FILE, slots, stop).await?;
-        match trial {
-            Some(trial) => trials.push((trial, Times::new())),
+    for method in METHODS {
+        match Trial::prepare(directory, Way::Direct(method), FILE, slots, stop).await? {
+            Some(trial) => trials.push(trial),
             None => return Ok(None),
         }
     }
     let mut buffer = slots.take(Slot(0));
+    // Disks may treat zeros specially.
     buffer.fill(0x55);
     let (result, mut buffer) = take_turns(&mut trials, buffer, block as usize, stop).await;
     buffer.fill(0);
     slots.put(Slot(0), buffer);
-    result?;
-    let mut times = trials.into_iter().map(|(_, times)| times);
-    Ok(times.next().zip(times.next()).map(<[Times; 2]>::from))
+    result.map(Some)
 }
 
 /// One write of each method a round, each round in the other order. The first round does not count.
 async fn take_turns(
-    trials: &mut [(Trial, Times)],
+    trials: &mut [Trial],
     mut buffer: FixedBuf,
     length: usize,
     stop: &Stop,
-) -> (io::Result<()>, FixedBuf) {
+) -> (io::Result<Duel>, FixedBuf) {
+    let (mut times, mut fdatasync_won, mut rounds) = ([Times::new(), Times::new()], 0, 0);
     let began = Instant::now();
-    for round in 0..=MOST_WRITES {
-        trials.reverse();
-        for (trial, times) in trials.iter_mut() {
-            if stop.is_requested() || began.elapsed() >= LONGEST {
-                break;
-            }
-            let (took, returned) = trial.write(buffer, length).await;
+    while rounds < MOST_ROUNDS + 1 && began.elapsed() < LONGEST && !stop.is_requested() {
+        let mut took = [Duration::ZERO; 2];
+        for turn in 0..2 {
+            let index = (turn + rounds as usize) % 2;
+            let (result, returned) = trials[index].write(buffer, length).await;
             buffer = returned;
-            match took {
-                Ok(took) if round > 0 => times.record(took),
-                Ok(_) => {}
+            match result {
+                Ok(time) => took[index] = time,
                 Err(error) => return (Err(error), buffer),
             }
         }
+        if rounds > 0 {
+            times[0].record(took[0]);
+            times[1].record(took[1]);
+            fdatasync_won += u64::from(took[1] < took[0]);
+        }
+        rounds += 1;
     }
-    trials.sort_by_key(|(trial, _)| trial.way() != Way::Direct(Method::Dsync));
-    (Ok(()), buffer)
+    let [dsync, fdatasync] = times.map(|times| times.histogram().value_at_quantile(0.5) as f64);
+    let duel = Duel {
+        dsync,
+        fdatasync,
+        rounds: rounds.saturating_sub(1),
+        fdatasync_won,
+    };
+    (Ok(duel), buffer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn times(count: u64, microseconds: u64) -> Times {
-        let mut times = Times::new();
-        for _ in 0..count {
-            times.record(Duration::from_micros(microseconds));
+    fn duel(dsync: f64, fdatasync: f64, rounds: u64, fdatasync_won: u64) -> Duel {
+        Duel {
+            dsync,
+            fdatasync,
+            rounds,
+            fdatasync_won,
         }
-        times
     }
 
     #[test]
-    fn only_what_is_clearly_quicker_takes_the_place_of_dsync() {
-        for (dsync, fdatasync, expected) in [
-            (100.0, 100.0, Method::Dsync),
-            (100.0, 96.0, Method::Dsync),
-            (100.0, 94.0, Method::Fdatasync),
-            (100.0, 500.0, Method::Dsync),
-            (0.0, 0.0, Method::Dsync),
+    fn only_what_is_clearly_quicker_wins() {
+        for (dsync, fdatasync, fdatasync_won, expected) in [
+            (100.0, 100.0, 50, None),
+            (100.0, 96.0, 90, None),
+            (100.0, 94.0, 90, Some(Method::Fdatasync)),
+            (100.0, 94.0, 60, Some(Method::Fdatasync)),
+            (100.0, 94.0, 59, None),
+            (100.0, 50.0, 55, None),
+            (94.0, 100.0, 40, Some(Method::Dsync)),
+            (94.0, 100.0, 41, None),
+            (0.0, 0.0, 0, None),
         ] {
-            assert_eq!(quicker(dsync, fdatasync, 0.05), expected, "{dsync} {fdatasync}");
+            let duel = duel(dsync, fdatasync, 100, fdatasync_won);
+            assert_eq!(duel.winner(0.05), expected, "{duel:?}");
         }
     }
 
     #[test]
-    fn few_writes_decide_nothing() {
-        assert_eq!(choose(&times(32, 900), &times(32, 300)), Method::Fdatasync);
-        assert_eq!(choose(&times(32, 900), &times(32, 850)), Method::Dsync);
-        assert_eq!(choose(&times(2, 900), &times(32, 300)), Method::Dsync);
-        assert_eq!(choose(&times(32, 900), &times(0, 300)), Method::Dsync);
+    fn few_rounds_decide_nothing() {
+        assert_eq!(choose(&duel(900.0, 300.0, 32, 32)), Method::Fdatasync);
+        assert_eq!(choose(&duel(900.0, 300.0, 32, 20)), Method::Dsync);
+        assert_eq!(choose(&duel(900.0, 850.0, 32, 32)), Method::Dsync);
+        assert_eq!(
+            choose(&duel(900.0, 300.0, LEAST_ROUNDS, LEAST_ROUNDS)),
+            Method::Fdatasync
+        );
+        assert_eq!(choose(&duel(900.0, 300.0, 3, 3)), Method::Dsync);
+        assert_eq!(choose(&duel(0.0, 0.0, 0, 0)), Method::Dsync);
     }
 }

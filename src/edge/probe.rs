@@ -11,7 +11,6 @@ mod report;
 use std::io::{self, Write};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio_uring::buf::fixed::FixedBuf;
 use tracing::{info, warn};
 
 use self::environment::Environment;
@@ -20,6 +19,7 @@ use self::report::{Measured, Report};
 use super::baseline::write_baseline;
 use super::cli::ProbeOptions;
 use super::directory::Directory;
+use super::durable_method::Duel;
 use super::logging;
 use crate::core::measure::Times;
 use crate::core::writes::Slot;
@@ -84,12 +84,13 @@ pub async fn probe(options: &ProbeOptions, stop: &Stop) -> Result<()> {
     report.seconds = elapsed.as_secs_f64();
     report.methods = contest.contenders.iter().map(Contender::measured).collect();
     report.recommendation = Some(recommend(&contest.medians()));
+    print(options, &report)?;
     if let Some(path) = &options.baseline_out {
         let times = contest.contenders[0].times.histogram();
         let about = "pg_receivewal's way to have WAL durable, measured by walring probe";
         write_baseline(path, times, began, elapsed, about)?;
     }
-    print(options, &report)
+    Ok(())
 }
 
 /// Prints what can be found out without a ring, which the kernel has refused.
@@ -166,11 +167,13 @@ impl Contender {
     }
 }
 
-/// All methods; the standard path is the first.
+/// All methods, in the order of [`plan`].
 struct Contest {
     contenders: Vec<Contender>,
-    /// Bytes of a commit-sized write.
-    block: usize,
+    /// Which of them make commit-sized writes past the page cache: dsync and fdatasync.
+    rivals: Option<(usize, usize)>,
+    /// Rounds in which the second of the two was quicker.
+    second_won: u64,
 }
 
 impl Contest {
@@ -182,12 +185,12 @@ impl Contest {
         stop: &Stop,
     ) -> io::Result<Option<Contest>> {
         let mut contenders = Vec::new();
-        for (number, (way, bytes)) in plan(environment).into_iter().enumerate() {
+        for (way, bytes) in plan(environment) {
             let size = match way {
                 Way::Standard => STANDARD_FILE,
                 _ => OTHER_FILE,
             };
-            let trial = Trial::prepare(&options.directory, number, way, size, slots, stop).await?;
+            let trial = Trial::prepare(&options.directory, way, size, slots, stop).await?;
             let Some(trial) = trial else { return Ok(None) };
             contenders.push(Contender {
                 bytes,
@@ -195,9 +198,17 @@ impl Contest {
                 times: Times::new(),
             });
         }
+        let block = environment.direct_io.block as usize;
+        let rival = |method: Method| {
+            contenders.iter().position(|contender: &Contender| {
+                contender.trial.way() == Way::Direct(method) && contender.bytes.0 == block
+            })
+        };
+        let rivals = rival(Method::Dsync).zip(rival(Method::Fdatasync));
         Ok(Some(Contest {
             contenders,
-            block: environment.direct_io.block as usize,
+            rivals,
+            second_won: 0,
         }))
     }
 
@@ -207,6 +218,7 @@ impl Contest {
         // Disks may treat zeros specially.
         fastrand::fill(&mut buffer);
         let mut order: Vec<usize> = (0..self.contenders.len()).collect();
+        let mut took = vec![Duration::ZERO; order.len()];
         let began = Instant::now();
         let mut round = 0;
         while round <= LEAST_ROUNDS || began.elapsed() < options.duration {
@@ -216,43 +228,46 @@ impl Contest {
                     return Ok(false);
                 }
                 let contender = &mut self.contenders[index];
-                buffer = contender.write(buffer, round > 0).await?;
+                let length = fastrand::usize(contender.bytes.0..=contender.bytes.1);
+                let (result, returned) = contender.trial.write(buffer, length).await;
+                (took[index], buffer) = (result?, returned);
+            }
+            if round > 0 {
+                self.count(&took);
             }
             round += 1;
         }
         Ok(true)
     }
 
+    /// Counts a round: so long each contender took.
+    fn count(&mut self, took: &[Duration]) {
+        for (contender, &time) in self.contenders.iter_mut().zip(took) {
+            contender.times.record(time);
+        }
+        if let Some((first, second)) = self.rivals {
+            self.second_won += u64::from(took[second] < took[first]);
+        }
+    }
+
     /// Of the commit-sized writes.
     fn medians(&self) -> Medians {
-        let median = |way: Way| {
-            let is_it = |contender: &&Contender| {
-                contender.trial.way() == way && (way == Way::Standard || contender.bytes.0 == self.block)
-            };
-            self.contenders.iter().find(is_it).map(Contender::median)
-        };
+        let last = self.contenders.len() - 1;
         Medians {
-            standard: median(Way::Standard).unwrap_or_default(),
-            buffered: median(Way::Buffered).unwrap_or_default(),
-            direct: median(Way::Direct(Method::Dsync)).zip(median(Way::Direct(Method::Fdatasync))),
+            standard: self.contenders[0].median(),
+            buffered: self.contenders[last].median(),
+            direct: self.rivals.map(|(dsync, fdatasync)| Duel {
+                dsync: self.contenders[dsync].median(),
+                fdatasync: self.contenders[fdatasync].median(),
+                rounds: self.contenders[dsync].times.histogram().len(),
+                fdatasync_won: self.second_won,
+            }),
         }
     }
 }
 
-impl Contender {
-    /// One write; the buffer comes back.
-    async fn write(&mut self, buffer: FixedBuf, counts: bool) -> io::Result<FixedBuf> {
-        let length = fastrand::usize(self.bytes.0..=self.bytes.1);
-        let (took, buffer) = self.trial.write(buffer, length).await;
-        let took = took?;
-        if counts {
-            self.times.record(took);
-        }
-        Ok(buffer)
-    }
-}
-
-/// What is measured here: ways to write, with the fewest and the most bytes of a write.
+/// What is measured here: ways to write, with the fewest and the most bytes of a write. The standard path
+/// is the first, the page cache the last.
 fn plan(environment: &Environment) -> Vec<(Way, (usize, usize))> {
     let direct = &environment.direct_io;
     let block = direct.block as usize;

@@ -102,3 +102,69 @@ impl Future for Write {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::writes::Slot;
+    use crate::ring::buffer::Slots;
+    use crate::ring::setup;
+    use rustix::pipe::PipeFlags;
+    use std::fs::OpenOptions;
+
+    /// What the write of the whole slot to the file gives, each way.
+    fn written(file: impl Fn() -> std::fs::File, length: usize, method: Method) -> [io::Result<u32>; 2] {
+        setup::start().unwrap().block_on(async {
+            let mut slots = Slots::register(1, length, 4096).unwrap();
+            let buffer = slots.take(Slot(0));
+            let target = Rc::new(File::from_std(file()));
+            let (by_ring, (buffer, _)) = write(&target, buffer, 0..length, 0, Some(method)).await;
+            let target = File::from_std(file());
+            let in_place = write_in_place(&target, &buffer[..length], 0, method);
+            slots.put(Slot(0), buffer);
+            [by_ring, in_place]
+        })
+    }
+
+    /// Takes all that is written, and cannot be synced.
+    fn not_to_be_synced() -> std::fs::File {
+        OpenOptions::new().write(true).open("/dev/null").unwrap()
+    }
+
+    #[test]
+    fn a_complete_write_is_followed_by_a_sync_whose_failure_is_the_writes() {
+        for result in written(not_to_be_synced, 4096, Method::Dsync) {
+            assert_eq!(result.unwrap(), 4096);
+        }
+        for result in written(not_to_be_synced, 4096, Method::Fdatasync) {
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        }
+    }
+
+    #[test]
+    fn a_short_write_is_reported_without_a_sync() {
+        let (_reader, writer) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK).unwrap();
+        let writer = std::fs::File::from(writer);
+        let pipe = || writer.try_clone().unwrap();
+        // Larger than a pipe; its sync would fail.
+        let [by_ring, _] = written(pipe, 1 << 20, Method::Fdatasync);
+        let count = by_ring.unwrap();
+        assert!(count > 0 && count < 1 << 20, "{count}");
+    }
+
+    #[test]
+    fn both_methods_write_the_same_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        for method in [Method::Dsync, Method::Fdatasync] {
+            let path = directory.path().join("file");
+            std::fs::write(&path, [1; 3 * 4096]).unwrap();
+            let file = || OpenOptions::new().write(true).open(&path).unwrap();
+            for result in written(file, 2 * 4096, method) {
+                assert_eq!(result.unwrap(), 2 * 4096);
+            }
+            let content = std::fs::read(&path).unwrap();
+            assert!(content[..2 * 4096].iter().all(|&byte| byte == 0));
+            assert_eq!(content[2 * 4096..], [1; 4096]);
+        }
+    }
+}

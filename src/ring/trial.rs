@@ -50,16 +50,17 @@ pub struct Trial {
 
 impl Trial {
     /// Creates a file of `size` bytes in the directory, writes zeros to all of it and makes it
-    /// durable. `number` tells the trials of a process apart. `Ok(None)`: the operator wants the end.
+    /// durable. `Ok(None)`: the operator wants the end.
     pub async fn prepare(
         directory: &Path,
-        number: usize,
         way: Way,
         size: u64,
         slots: &mut Slots,
         stop: &Stop,
     ) -> io::Result<Option<Trial>> {
-        let path = directory.join(format!("{PREFIX}{}-{number}", std::process::id()));
+        // Processes of two containers may have the same number.
+        let name = format!("{PREFIX}{}-{:08x}", std::process::id(), fastrand::u32(..));
+        let path = directory.join(name);
         let file = create(&path, way, size);
         let trial = Trial {
             way,

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::edge::durable_method::quicker;
+use crate::edge::durable_method::Duel;
 use crate::ring::durable::Method;
 
 /// Medians that are closer to each other than this are equal.
@@ -15,9 +15,8 @@ pub struct Medians {
     pub standard: f64,
     /// One durable write through the page cache.
     pub buffered: f64,
-    /// One durable write past the page cache, and one with a sync behind it; `None` where there is no
-    /// direct I/O.
-    pub direct: Option<(f64, f64)>,
+    /// Past the page cache; `None` where there is no direct I/O.
+    pub direct: Option<Duel>,
 }
 
 /// Which method to use.
@@ -36,56 +35,36 @@ pub struct Recommendation {
 /// The recommendation. Without direct I/O there is nothing to choose; otherwise the quicker one of the
 /// two methods, and `dsync` if they are even.
 pub fn recommend(medians: &Medians) -> Recommendation {
-    let Some((dsync, fdatasync)) = medians.direct else {
-        let reason = "this file system has no direct I/O".to_owned();
-        return recommended(
-            "buffered",
-            "--buffered",
-            medians.standard,
-            medians.buffered,
-            reason,
-        );
+    let (method, option, own, reason) = match medians.direct {
+        None => {
+            let reason = "this file system has no direct I/O".to_owned();
+            ("buffered", "--buffered", medians.buffered, reason)
+        }
+        Some(duel) => recommend_direct(&duel),
     };
-    let method = quicker(dsync, fdatasync, NOISE);
-    let (method_name, option, own, other_name, other) = match method {
-        Method::Dsync => ("dsync", "--durable-method=dsync", dsync, "fdatasync", fdatasync),
-        Method::Fdatasync => (
-            "fdatasync",
-            "--durable-method=fdatasync",
-            fdatasync,
-            "dsync",
-            dsync,
-        ),
-    };
-    let even = method == Method::Dsync && quicker(fdatasync, dsync, NOISE) == Method::Dsync;
-    let reason = match even {
-        true => format!(
-            "{method_name} and {other_name} are even, {:.3} and {:.3} ms",
-            own / 1000.0,
-            other / 1000.0
-        ),
-        false => format!(
-            "{method_name} is quicker than {other_name}, {:.3} against {:.3} ms",
-            own / 1000.0,
-            other / 1000.0
-        ),
-    };
-    recommended(method_name, option, medians.standard, own, reason)
-}
-
-fn recommended(
-    method: &'static str,
-    option: &'static str,
-    standard: f64,
-    own: f64,
-    reason: String,
-) -> Recommendation {
     Recommendation {
         method,
         option,
         // A time is a microsecond at least.
-        ratio: standard / own.max(1.0),
+        ratio: medians.standard / own.max(1.0),
         reason,
+    }
+}
+
+fn recommend_direct(duel: &Duel) -> (&'static str, &'static str, f64, String) {
+    let (dsync, fdatasync) = (duel.dsync / 1000.0, duel.fdatasync / 1000.0);
+    match duel.winner(NOISE) {
+        Some(Method::Fdatasync) => {
+            let reason = format!("fdatasync is quicker than dsync, {fdatasync:.3} against {dsync:.3} ms");
+            ("fdatasync", "--durable-method=fdatasync", duel.fdatasync, reason)
+        }
+        winner => {
+            let reason = match winner {
+                Some(_) => format!("dsync is quicker than fdatasync, {dsync:.3} against {fdatasync:.3} ms"),
+                None => format!("dsync and fdatasync are even, {dsync:.3} and {fdatasync:.3} ms"),
+            };
+            ("dsync", "--durable-method=dsync", duel.dsync, reason)
+        }
     }
 }
 
@@ -93,11 +72,17 @@ fn recommended(
 mod tests {
     use super::*;
 
+    /// Of a hundred rounds the one with the lower median wins nearly all.
     fn with(dsync: f64, fdatasync: f64) -> Recommendation {
         recommend(&Medians {
             standard: 1000.0,
             buffered: 900.0,
-            direct: Some((dsync, fdatasync)),
+            direct: Some(Duel {
+                dsync,
+                fdatasync,
+                rounds: 100,
+                fdatasync_won: if fdatasync < dsync { 95 } else { 5 },
+            }),
         })
     }
 

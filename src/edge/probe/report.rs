@@ -134,7 +134,10 @@ impl Report {
         ) {
             (false, ..) => "not supported here: use --buffered".to_owned(),
             (true, Some(memory), Some(offset)) => {
-                format!("memory at multiples of {memory} bytes, writes of {offset}")
+                format!(
+                    "blocks of {} bytes; possible: memory {memory}, writes {offset}",
+                    direct_io.block
+                )
             }
             (true, ..) => "supported; the kernel tells no alignment".to_owned(),
         };
@@ -145,6 +148,10 @@ impl Report {
             known(&file_system.mount_point),
             known(&file_system.options)
         );
+        let volatile = match file_system.kind.as_deref() {
+            Some("tmpfs" | "ramfs") => "; it is memory: nothing survives a restart of the machine",
+            _ => "",
+        };
         let free = file_system.free_bytes.map_or_else(unknown, mebibytes);
         vec![
             ("directory", self.directory.clone()),
@@ -152,7 +159,7 @@ impl Report {
             ("io_uring", ring),
             ("locked memory", memory(locked_memory)),
             ("direct I/O", direct),
-            ("file system", mount),
+            ("file system", mount + volatile),
             ("free space", free),
             ("disk", disk(device)),
         ]
