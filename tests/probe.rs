@@ -134,15 +134,20 @@ fn a_baseline_that_cannot_be_written_is_told_in_one_line() {
 #[test]
 fn a_signal_ends_it_and_nothing_is_left() {
     for signal in [Signal::TERM, Signal::INT] {
-        let directory = Archive::new();
-        let probe = endless(directory.path());
-        until("it measures", || {
-            (hidden_files(directory.path()).len() > 3).then_some(())
-        });
-        let exit = probe.end_by(signal);
-        exit.assert_error("walring: error: interrupted by a signal");
-        assert_eq!(exit.stdout, "");
-        assert_eq!(hidden_files(directory.path()), [""; 0]);
+        for measuring in [false, true] {
+            let directory = Archive::new();
+            let probe = endless(directory.path());
+            match measuring {
+                true => drop(probe.wait_for_line("measuring")),
+                false => until("the first file", || {
+                    hidden_files(directory.path()).pop().map(drop)
+                }),
+            }
+            let exit = probe.end_by(signal);
+            exit.assert_error("walring: error: interrupted by a signal");
+            assert_eq!(exit.stdout, "");
+            assert_eq!(hidden_files(directory.path()), [""; 0]);
+        }
     }
 }
 

@@ -68,13 +68,13 @@ pub async fn probe(options: &ProbeOptions, stop: &Stop) -> Result<()> {
         Error::disk(format!("could not measure in directory \"{path}\": {reason}"))
     };
     remove_leftovers(&options.directory).map_err(failed)?;
+    let contest = Contest::prepare(options, &report.environment, &mut slots, stop).await;
+    let mut contest = contest.map_err(failed)?.ok_or_else(Error::interrupted)?;
     info!(
         "measuring for about {} seconds in \"{}\"",
         options.duration.as_secs_f64(),
         options.directory.display()
     );
-    let contest = Contest::prepare(options, &report.environment, &mut slots, stop).await;
-    let mut contest = contest.map_err(failed)?.ok_or_else(Error::interrupted)?;
     let (began, clock) = (SystemTime::now(), Instant::now());
     let finished = contest.run(options, &mut slots, stop).await.map_err(failed)?;
     if !finished {
