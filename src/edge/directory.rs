@@ -275,7 +275,8 @@ impl Directory {
         Error::disk(format!("could not {verb} file \"{path}\": {reason}"))
     }
 
-    fn open_file(&self, name: &str) -> Result<File> {
+    /// Opens a file for reading.
+    pub fn open_file(&self, name: &str) -> Result<File> {
         rustix::fs::openat(&self.fd, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map(File::from)
             .map_err(|error| self.failed("open", name, &error.into()))

@@ -22,6 +22,7 @@ pub mod refusals;
 pub mod replication;
 pub mod report;
 pub mod require_auth;
+pub mod resume;
 pub mod session;
 pub mod settings;
 pub mod socket;

@@ -50,6 +50,7 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         telemetry: Arc::new(Telemetry::default()),
         stop: stop.clone(),
         system_identifier: None,
+        left: None,
         received_bytes: 0,
     };
     let result = keep_receiving(&mut receiving, &info, &mut prompt).await;

@@ -9,11 +9,13 @@
 pub mod buffer;
 pub mod durable;
 pub mod features;
+mod flight;
 pub mod link;
 #[allow(unsafe_code)]
 pub mod op;
 pub mod segment;
 pub mod setup;
+mod shown;
 pub mod spare;
 pub mod stop;
 pub mod stream;

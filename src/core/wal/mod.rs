@@ -8,6 +8,8 @@
 //! The log is read in this machine's byte order, little endian, which is the order of every server
 //! that runs on little endian machines.
 
+pub mod content;
+pub mod decoder;
 pub mod fault;
 pub mod page;
 pub mod record;
