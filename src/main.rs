@@ -5,8 +5,8 @@ use std::io;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
-use walring::edge::cli::{self, Command};
-use walring::edge::{logging, receive};
+use walring::edge::cli::{self, Command, LogOptions};
+use walring::edge::{logging, probe, receive};
 use walring::error::{Error, Result};
 use walring::ring::setup;
 use walring::ring::stop::Stop;
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Command::CreateSlot(options) | Command::DropSlot(options) => {
             (&options.connection.program_name, options.log)
         }
+        Command::Probe(options) => (&options.program_name, LogOptions::default()),
     };
     logging::init(program, log.format, log.verbose);
     match run(&command) {
@@ -44,6 +45,14 @@ fn run(command: &Command) -> Result<()> {
                 let stop = Stop::default();
                 stop_on_signals(&stop)?;
                 receive::receive(options, stop).await
+            })
+        }
+        Command::Probe(options) => {
+            let runtime = setup::start().inspect_err(|refusal| probe::without_ring(options, refusal))?;
+            runtime.block_on(async {
+                let stop = Stop::default();
+                stop_on_signals(&stop)?;
+                probe::probe(options, &stop).await
             })
         }
         Command::CreateSlot(options) => block_on(receive::create_slot(options)),

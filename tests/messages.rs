@@ -254,10 +254,11 @@ fn in_segments(text: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The lines without the program's name.
+/// The lines without the program's name, and without what only walring has to choose.
 fn texts(lines: &[String]) -> Vec<&str> {
     lines
         .iter()
+        .filter(|line| !line.contains("durable writes use "))
         .map(|line| line.split_once(": ").map_or(line.as_str(), |(_, text)| text))
         .collect()
 }

@@ -60,6 +60,7 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         block,
         slots,
         telemetry,
+        durable_method: None,
         stop: stop.clone(),
         system_identifier: None,
         left: None,

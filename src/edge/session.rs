@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::cli::ReceiveOptions;
 use super::connection::Connection;
 use super::directory::Directory;
+use super::durable_method;
 use super::history;
 use super::logging::LogFormat;
 use super::progress_line::ProgressLine;
@@ -28,6 +29,7 @@ use crate::core::wal::decoder::{Decoder, Expected};
 use crate::core::wal::fault::Fault;
 use crate::error::{Error, Result};
 use crate::ring::buffer::Slots;
+use crate::ring::durable;
 use crate::ring::segment::{Place, Segments};
 use crate::ring::setup::{SLOTS, WINDOW};
 use crate::ring::stop::Stop;
@@ -52,6 +54,8 @@ pub struct Receiving<'a> {
     pub block: u64,
     /// The buffer slots.
     pub slots: Slots,
+    /// How a durable write is made, once that is decided.
+    pub durable_method: Option<durable::Method>,
     /// What other threads see.
     pub telemetry: Arc<Telemetry>,
     /// The operator's wish.
@@ -266,6 +270,7 @@ impl Receiving<'_> {
         position: Position,
         decoder: Decoder,
     ) -> Result<Option<Position>> {
+        let durable_method = self.durable_method().await;
         let slot = self.options.slot.as_deref();
         let start = connection.start_replication(slot, position.lsn, position.timeline);
         let answer = self.answer(start).await?;
@@ -273,7 +278,7 @@ impl Receiving<'_> {
             return next_timeline(position, next, switch, position.lsn).map(Some);
         }
         let mut ended = self
-            .run_stream(connection, server, files, position, decoder)
+            .run_stream(connection, server, files, position, decoder, durable_method)
             .await?;
         self.left = ended.decoder.take().map(|decoder| Left {
             timeline: position.timeline,
@@ -286,6 +291,16 @@ impl Receiving<'_> {
         self.follow(connection, server, position, ended).await
     }
 
+    /// Decided before the first stream, not while commits wait for one.
+    async fn durable_method(&mut self) -> durable::Method {
+        if let Some(method) = self.durable_method {
+            return method;
+        }
+        let (path, slots) = (self.directory.path(), &mut self.slots);
+        let method = durable_method::decide(self.options, path, self.block, slots, &self.stop).await;
+        *self.durable_method.insert(method)
+    }
+
     async fn run_stream(
         &mut self,
         connection: &mut Connection,
@@ -293,6 +308,7 @@ impl Receiving<'_> {
         files: &[SegmentFile],
         position: Position,
         decoder: Decoder,
+        durable_method: durable::Method,
     ) -> Result<Ended> {
         let mut segments = Segments::new(Place {
             directory: self.directory.path().to_owned(),
@@ -323,6 +339,7 @@ impl Receiving<'_> {
             telemetry: &self.telemetry,
             stop: &self.stop,
             watch: &mut display,
+            durable_method,
         };
         stream::run(config, segments, socket, early, shared).await
     }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::buffer::Slots;
-use super::op;
 use super::segment::NameChange;
+use super::{durable, op};
 use crate::core::lsn::SegmentNumber;
 use crate::core::writes::Slot;
 
@@ -25,7 +25,7 @@ pub(super) struct Writing {
     pub(super) segment: SegmentNumber,
     pub(super) durable: bool,
     pub(super) issued: Duration,
-    pub(super) write: op::Write,
+    pub(super) write: durable::Write,
 }
 
 /// A sync of a segment's file.

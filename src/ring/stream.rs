@@ -28,6 +28,7 @@ use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
 
 use super::buffer::Slots;
+use super::durable;
 use super::flight::{Flight, NameOrder, Naming, Syncing, Writing};
 use super::link::Link;
 use super::op;
@@ -48,7 +49,7 @@ use crate::error::{Error, Result, system_text};
 
 /// A durable write that takes no longer than this is worth waiting for in place; one that does goes
 /// through the ring, and signals, timers and the socket are served meanwhile.
-const QUICK: Duration = Duration::from_millis(1);
+pub(super) const QUICK: Duration = Duration::from_millis(1);
 
 /// The next commit is waited for in place so long; a stream with longer pauses waits through the ring.
 const LINGER: Duration = Duration::from_millis(2);
@@ -74,6 +75,8 @@ pub struct Shared<'a> {
     pub telemetry: &'a Telemetry,
     /// The operator's wish.
     pub stop: &'a Stop,
+    /// How a durable write is made.
+    pub durable_method: durable::Method,
     /// What the operator sees.
     pub watch: &'a mut dyn Watch,
 }
@@ -555,13 +558,14 @@ impl Stream<'_> {
             }
         }
         let issued = self.now();
+        let method = self.shared.durable_method;
         if durable && self.quick {
-            let result = op::write_in_place(&file, &buffer[range], offset);
+            let result = durable::write_in_place(&file, &buffer[range], offset, method);
             self.measure_write(durable, self.now() - issued);
             self.written(slot, buffer, segment, result)?;
             return Ok(true);
         }
-        let write = op::write(&file, buffer, range, offset, durable);
+        let write = durable::write(&file, buffer, range, offset, durable.then_some(method));
         self.flight.writes[slot.0] = Some(Writing {
             segment,
             durable,

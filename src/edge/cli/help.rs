@@ -9,12 +9,13 @@ Usage:
 
 Commands:
   receive                stream write-ahead log into a directory, as pg_receivewal does
+  probe                  measure how long durable writes take on a directory's disk
 
 Options:
   -V, --version          output version information, then exit
   -?, --help             show this help, then exit
 
-Try \"{name} receive --help\" for the options of the command. Called by the name
+Try \"{name} COMMAND --help\" for the options of a command. Called by the name
 pg_receivewal, the program takes the options of that command alone.
 ";
 
