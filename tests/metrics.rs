@@ -310,6 +310,25 @@ fn a_full_disk_is_counted_and_told() {
     http.wait_health(200);
 }
 
+#[test]
+fn a_disk_that_hangs_is_told_and_forgotten_when_it_works_again() {
+    let Some(disk) = SmallDisk::mount(64) else { return };
+    let (server, archive) = (Server::start(), Archive::below(&disk.path()));
+    let receiver = walring(&server, &archive, &[LISTEN, "--synchronous", "-s", "1"]);
+    let http = Http::of(&receiver);
+    http.wait_health(200);
+    server.write_wal(10);
+    let frozen = disk.freeze();
+    let end = server.write_wal(10);
+    let reason = http.wait_health(503);
+    let known = ["the event loop has been standing still", "waiting for the disk"];
+    assert!(known.iter().any(|stall| reason.contains(stall)), "{reason}");
+    assert!(http.metric("walring_flush_lsn") < end.0 as f64);
+    drop(frozen);
+    http.wait_health(200);
+    http.wait_metric("walring_flush_lsn", |flushed| flushed >= end.0 as f64);
+}
+
 // ---- status ----
 
 #[test]
