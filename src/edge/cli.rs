@@ -6,8 +6,10 @@
 
 mod arguments;
 mod help;
+mod top;
 
 use self::arguments::Arguments;
+pub use self::top::TopOptions;
 use super::directory;
 use super::logging::LogFormat;
 use super::password::PromptMode;
@@ -32,6 +34,8 @@ pub enum Command {
     CreateSlot(SlotOptions),
     /// Drop a replication slot and exit.
     DropSlot(SlotOptions),
+    /// Show a running receiver.
+    Top(TopOptions),
     /// Print this to standard output and exit.
     Print(String),
 }
@@ -91,7 +95,7 @@ pub struct SlotOptions {
 }
 
 /// How much and how to log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogOptions {
     /// Log each step, not only what needs attention.
     pub verbose: bool,
@@ -172,6 +176,7 @@ fn dispatch(program: &str, args: &[OsString]) -> Result<Command> {
             &Invocation::new(program, &format!("{program} receive")),
             &args[1..],
         ),
+        Some("top") => top::top(&Invocation::new(program, &format!("{program} top")), &args[1..]),
         Some("-?" | "--help" | "help") => Ok(Command::Print(help::PROGRAM.replace("{name}", program))),
         Some("-V" | "--version") => Ok(Command::Print(version(program))),
         _ => Err(top.misuse(format!("unrecognized command \"{}\"", first.display()))),

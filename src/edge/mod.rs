@@ -23,4 +23,5 @@ pub mod session;
 pub mod settings;
 pub mod socket;
 pub mod status;
+pub mod top;
 pub mod wire;

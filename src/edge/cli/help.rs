@@ -9,12 +9,13 @@ Usage:
 
 Commands:
   receive                stream write-ahead log into a directory, as pg_receivewal does
+  top                    show what a running receiver does
 
 Options:
   -V, --version          output version information, then exit
   -?, --help             show this help, then exit
 
-Try \"{name} receive --help\" for the options of the command. Called by the name
+Try \"{name} COMMAND --help\" for the options of a command. Called by the name
 pg_receivewal, the program takes the options of that command alone.
 ";
 
