@@ -35,6 +35,12 @@ impl Times {
         &self.0
     }
 
+    /// Holds what `other` holds; one copy of memory, no allocation.
+    pub fn copy_from(&mut self, other: &Times) {
+        // Both have the same bounds, so nothing can be missing.
+        let _ = self.0.set_to(&other.0);
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.0.reset();

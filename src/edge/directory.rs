@@ -74,13 +74,20 @@ impl Directory {
 
     /// Makes everything durable that the file system of the directory holds. What an earlier run left here may never
     /// have been synced (`--no-sync`), and the first status already claims what lies before the stream.
-    pub fn sync_file_system(&self) -> Result<()> {
-        rustix::fs::syncfs(&self.fd).map_err(|error| {
-            let (path, reason) = (self.path.display(), system_text(&error.into()));
+    pub async fn sync_file_system(&self) -> Result<()> {
+        let failed = |error: io::Error| {
+            let (path, reason) = (self.path.display(), system_text(&error));
             Error::disk_broken(format!(
                 "could not sync the file system of directory \"{path}\": {reason}"
             ))
-        })
+        };
+        // This can take long where much is unwritten; meanwhile the thread stays answerable.
+        let fd = self.fd.try_clone().map_err(failed)?;
+        let sync = tokio::task::spawn_blocking(move || rustix::fs::syncfs(fd));
+        let result = sync.await.map_err(io::Error::other);
+        result
+            .and_then(|done| done.map_err(io::Error::from))
+            .map_err(failed)
     }
 
     /// All segment files, in the order in which they decide where streaming starts, the newest last.

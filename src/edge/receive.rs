@@ -9,11 +9,16 @@ use super::cli::{ConnectionOptions, ReceiveOptions, SlotOptions};
 use super::connection::Connection;
 use super::conninfo::{Conninfo, Explicit};
 use super::directory::Directory;
+use super::hosts::Host;
 use super::latency_report;
 use super::logging;
+use super::observation::Observation;
+use super::observers::Observers;
 use super::password::PasswordPrompt;
 use super::session::{Outcome, Receiving};
-use crate::core::telemetry::Telemetry;
+use super::supervisor;
+use crate::core::lsn::Lsn;
+use crate::core::telemetry::{Activity, Telemetry, Upstream};
 use crate::error::{Error, Result};
 use crate::ring::setup;
 use crate::ring::stop::Stop;
@@ -35,6 +40,13 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
     let info = connection_settings(&options.connection)?;
     let mut prompt = PasswordPrompt::new(options.connection.password);
     let directory = Directory::open(&options.directory)?;
+    let telemetry = Arc::new(Telemetry::default());
+    telemetry.set_activity(Activity::Starting);
+    if let Some(host) = info.hosts.first() {
+        telemetry.set_upstream(upstream(host));
+    }
+    let observation = Observation::new(options, Arc::clone(&telemetry));
+    let observers = Observers::start(options.listen, observation)?;
     let block = if options.buffered {
         PAGE
     } else {
@@ -46,12 +58,19 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         directory,
         block,
         slots,
-        telemetry: Arc::new(Telemetry::default()),
+        telemetry: Arc::clone(&telemetry),
+        observers,
         stop: stop.clone(),
         system_identifier: None,
         received_bytes: 0,
     };
-    let result = keep_receiving(&mut receiving, &info, &mut prompt).await;
+    let result = tokio::select! {
+        biased;
+        result = keep_receiving(&mut receiving, &info, &mut prompt) => result,
+        never = supervisor::beat(&telemetry) => match never {},
+    };
+    receiving.enter(Activity::Stopped);
+    receiving.observers.end();
     if stop.is_requested() {
         debug!("received interrupt signal, exiting");
     }
@@ -69,6 +88,11 @@ async fn keep_receiving(
     let mut wait = Duration::ZERO;
     loop {
         let before = receiving.received_bytes;
+        let has_streamed = receiving.telemetry.start.value() != Lsn::INVALID;
+        receiving.enter(match has_streamed {
+            true => Activity::Restarting,
+            false => Activity::Starting,
+        });
         let error = match attempt(receiving, info, prompt).await {
             Ok(Outcome::Finished) => return Ok(()),
             Err(error) => error,
@@ -76,6 +100,10 @@ async fn keep_receiving(
         if error.is_interruption() {
             return Ok(());
         }
+        if error.is_of_disk() {
+            receiving.telemetry.disk_errors.increment();
+        }
+        receiving.telemetry.set_trouble(error.to_string());
         if !error.is_retryable() {
             return Err(error);
         }
@@ -86,6 +114,7 @@ async fn keep_receiving(
         if receiving.received_bytes > before {
             wait = Duration::ZERO;
         }
+        receiving.enter(Activity::Waiting);
         if !pause(wait, &receiving.stop).await {
             return Ok(());
         }
@@ -122,10 +151,29 @@ async fn attempt(
         connection = Connection::open(info, prompt) => connection?,
         () = stop.requested() => return Ok(Outcome::Finished),
     };
+    if receiving.system_identifier.is_some() {
+        receiving.telemetry.reconnects.increment();
+    }
+    receiving.telemetry.set_upstream(Upstream {
+        server_version: connection
+            .parameter("server_version")
+            .unwrap_or_default()
+            .to_owned(),
+        ..connection.host().map(upstream).unwrap_or_default()
+    });
     let outcome = receiving.run(&mut connection).await;
     // Whatever this brings, what was received is safe and reported.
     let _ = tokio::time::timeout(FAREWELL, connection.close()).await;
     outcome
+}
+
+/// A host before it has said anything.
+fn upstream(host: &Host) -> Upstream {
+    Upstream {
+        host: host.name.clone(),
+        port: host.port,
+        ..Upstream::default()
+    }
 }
 
 /// Creates a replication slot.

@@ -14,6 +14,7 @@ use super::connection::Connection;
 use super::directory::Directory;
 use super::history;
 use super::logging::LogFormat;
+use super::observers::Observers;
 use super::progress_line::ProgressLine;
 use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
 use super::report::{log_notice, parse_error_response};
@@ -21,7 +22,7 @@ use crate::core::demand::Durability;
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::core::order::{Config, Ending};
 use crate::core::start::{self, Encoding, Facts, Position, SegmentFile, Stage};
-use crate::core::telemetry::Telemetry;
+use crate::core::telemetry::{Activity, Telemetry, Upstream};
 use crate::error::{Error, Result};
 use crate::ring::buffer::Slots;
 use crate::ring::segment::{Place, Segments};
@@ -50,6 +51,8 @@ pub struct Receiving<'a> {
     pub slots: Slots,
     /// What other threads see.
     pub telemetry: Arc<Telemetry>,
+    /// Those who look at it.
+    pub observers: Observers,
     /// The operator's wish.
     pub stop: Stop,
     /// The server of the first connection: another one under the same address is refused.
@@ -72,12 +75,18 @@ struct Server {
 }
 
 impl Receiving<'_> {
+    /// From now on it does this.
+    pub fn enter(&self, activity: Activity) {
+        self.telemetry.set_activity(activity);
+        self.observers.notice();
+    }
+
     /// Streams until the end position, the operator or an error ends it.
     pub async fn run(&mut self, connection: &mut Connection) -> Result<Outcome> {
         // The first status claims what lies before the stream, and nobody may have synced that: an
         // earlier run with --no-sync, or this one before its disk was full.
         if self.claims_flush() {
-            self.directory.sync_file_system()?;
+            self.directory.sync_file_system().await?;
         }
         let server = self.ask_server(connection).await?;
         let files = self.directory.scan(server.segment_size)?;
@@ -157,6 +166,11 @@ impl Receiving<'_> {
                 Error::directory(message).with_hint("Connect to the server that streaming began with.")
             );
         }
+        self.telemetry.set_upstream(Upstream {
+            system_identifier: first,
+            segment_size: Some(segment_size),
+            ..self.telemetry.upstream()
+        });
         Ok(Server {
             identity,
             segment_size,
@@ -260,8 +274,11 @@ impl Receiving<'_> {
                 .await;
         }
         let config = self.config(server, position, left, files);
-        let mut display = Display::new(self.options, position);
+        let mut display = Display::new(self.options, position, Arc::clone(&self.telemetry));
         let (socket, early) = connection.detach()?;
+        self.telemetry.set_timeline(position.timeline);
+        self.telemetry.start.set(position.lsn);
+        self.enter(Activity::Streaming);
         let shared = Shared {
             slots: &mut self.slots,
             telemetry: &self.telemetry,
@@ -397,10 +414,11 @@ struct Display {
     timeline: Timeline,
     start: Lsn,
     shown: bool,
+    telemetry: Arc<Telemetry>,
 }
 
 impl Display {
-    fn new(options: &ReceiveOptions, position: Position) -> Display {
+    fn new(options: &ReceiveOptions, position: Position, telemetry: Arc<Telemetry>) -> Display {
         let terminal = options.log.format == LogFormat::Text && io::stderr().is_terminal();
         let Position { lsn, timeline } = position;
         Display {
@@ -408,6 +426,7 @@ impl Display {
             timeline,
             start: lsn,
             shown: false,
+            telemetry,
         }
     }
 }
@@ -428,6 +447,7 @@ impl Watch for Display {
     }
 
     fn finished(&mut self, end: Lsn) {
+        self.telemetry.segments.increment();
         debug!("finished segment at {end} (timeline {})", self.timeline);
     }
 
