@@ -18,6 +18,12 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use walring::edge::status::{Distribution, Latencies, Positions, Status, Totals};
 
+/// What takes the screen: the alternate one, no cursor, no wrapping.
+const ENTERED: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+
+/// What gives it back.
+const LEFT: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+
 /// Answers every request with the same, and counts them.
 struct FakeReceiver {
     address: SocketAddr,
@@ -283,6 +289,15 @@ impl Shown {
     fn finish(&mut self) -> Option<i32> {
         until("the end of walring top", || self.0.try_wait().expect("wait")).code()
     }
+
+    /// As the kernel has it: behind the name in parentheses.
+    fn is_stopped(&self) -> bool {
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("read its state");
+        state
+            .rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('T'))
+    }
 }
 
 impl Drop for Shown {
@@ -311,13 +326,7 @@ impl Terminal {
             .into_string()
             .unwrap();
         let device: OwnedFd = open(&name);
-        let size = Winsize {
-            ws_col: columns,
-            ws_row: rows,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        tcsetwinsize(&user, size).expect("set its size");
+        set_size(&user, columns, rows);
         let stdin = device.try_clone().expect("a file");
         let stdout = device.try_clone().expect("a file");
         let shown = command
@@ -345,6 +354,10 @@ impl Terminal {
         });
     }
 
+    fn resize(&self, columns: u16, rows: u16) {
+        set_size(&self.user, columns, rows);
+    }
+
     fn press(&self, keys: &[u8]) {
         rustix::io::write(&self.user, keys).expect("press keys");
     }
@@ -365,11 +378,19 @@ impl Terminal {
         assert_eq!(self.shown.finish(), Some(0));
         assert!(self.echoes());
         until("the screen is given back", || {
-            self.text()
-                .ends_with("\x1b[?7h\x1b[?25h\x1b[?1049l")
-                .then_some(())
+            self.text().ends_with(LEFT).then_some(())
         });
     }
+}
+
+fn set_size(terminal: &OwnedFd, columns: u16, rows: u16) {
+    let size = Winsize {
+        ws_col: columns,
+        ws_row: rows,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(terminal, size).expect("set its size");
 }
 
 fn open(name: &str) -> OwnedFd {
@@ -408,7 +429,7 @@ fn on_a_terminal_the_frame_is_drawn_in_place_until_q_is_pressed() {
     assert!(!terminal.echoes());
     let text = terminal.text();
     assert!(
-        text.starts_with("\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[1mwalring 0.1.0"),
+        text.starts_with(&format!("{ENTERED}\x1b[H\x1b[1mwalring 0.1.0")),
         "{text:?}"
     );
     assert!(text.contains("\x1b[32mstreaming, healthy\x1b[0m"), "{text:?}");
@@ -451,6 +472,39 @@ fn a_small_terminal_gets_what_fits() {
     let frame = frame.split("\x1b[H").nth(1).expect("a frame");
     assert_eq!(frame.matches("\r\n").count(), 4, "{frame:?}");
     assert!(!frame.contains("db1:5432"), "{frame:?}");
+    terminal.assert_restored();
+}
+
+#[test]
+fn a_frame_is_drawn_anew_when_the_terminal_changes_its_size() {
+    let receiver = busy();
+    let terminal = Terminal::with(top(&["--interval=3600", &receiver.address()]), 20, 5);
+    terminal.wait_for("healthy");
+    terminal.resize(80, 24);
+    terminal.signal(Signal::WINCH);
+    terminal.wait_for("db1:5432");
+    terminal.press(b"q");
+    terminal.assert_restored();
+}
+
+#[test]
+fn the_shell_gets_the_terminal_while_it_is_stopped() {
+    let receiver = busy();
+    let terminal = Terminal::with(top(&["--interval=3600", &receiver.address()]), 80, 24);
+    terminal.wait_for("healthy");
+    terminal.signal(Signal::TSTP);
+    until("it is stopped", || terminal.shown.is_stopped().then_some(()));
+    assert!(terminal.echoes());
+    until("the screen is given back", || {
+        terminal.text().ends_with(LEFT).then_some(())
+    });
+    terminal.signal(Signal::CONT);
+    until("it is drawn again", || {
+        let text = terminal.text();
+        (text.matches("healthy").count() == 2 && text.matches(ENTERED).count() == 2).then_some(())
+    });
+    assert!(!terminal.echoes());
+    terminal.press(b"q");
     terminal.assert_restored();
 }
 

@@ -115,7 +115,7 @@ pub(super) fn in_units(bytes: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[exponent - 1])
 }
 
-/// Seconds in their two largest units.
+/// Hours, minutes and seconds, the two greatest.
 pub(super) fn as_time(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
