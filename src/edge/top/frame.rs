@@ -80,7 +80,9 @@ fn health(status: &Status) -> Line {
 /// Who receives from whom, how it goes, and what is written.
 fn heading(status: &Status, health: Line, columns: usize) -> [Line; 3] {
     let server = format!("{}:{}", status.upstream_host, status.upstream_port);
+    // Packagers add their own version behind a blank.
     let release = status.server_version.as_deref();
+    let release = release.and_then(|release| release.split_whitespace().next());
     let release = release
         .map(|release| format!(" (PostgreSQL {release})"))
         .unwrap_or_default();
@@ -145,7 +147,11 @@ fn positions(positions: &Positions) -> [Line; 2] {
 fn lag(status: &Status) -> Line {
     Line::of(Style::Name, "lag        ").with(
         Style::Plain,
-        format!("{}, {:.3} s", in_units(status.lag_bytes), status.lag_seconds),
+        format!(
+            "{}, {}",
+            in_units(status.lag_bytes),
+            microseconds(status.lag_seconds * 1e6)
+        ),
     )
 }
 

@@ -22,7 +22,7 @@ pub(in crate::edge::top) fn status() -> Status {
         verify: "records".into(),
         upstream_host: "db1".into(),
         upstream_port: 5432,
-        server_version: Some("15.18".into()),
+        server_version: Some("15.18 (Debian 15.18-0+deb12u1)".into()),
         system_identifier: Some("7300000000000000001".into()),
         timeline: Some(1),
         segment: Some("0000000100000016000000B3.partial".into()),
@@ -95,7 +95,7 @@ streaming, healthy, slot archive, timeline 1, synchronous, verify records
 
 received   16/B374D848     verified   16/B374D840     written    16/B374D830
 flushed    16/B374D820     reported   16/B374D810     server end 16/B374D850
-lag        48 B, 0.001 s
+lag        48 B, 1.20 ms
 rate       1.0 MiB/s, 100 transactions/s                                       █
 total      3.0 GiB, 192 segments, 1,234,667 transactions
 
