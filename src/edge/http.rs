@@ -1,8 +1,9 @@
 //! Metrics, health and status over HTTP.
 //!
-//! Made for a few scrapers and probes, and proof against anything else that connects: there are at
-//! most so many connections, each with a small buffer, and the one that has been there longest makes
-//! room for a new one. An answer takes no time to speak of, so that one is idle or stuck.
+//! Made for a few scrapers and probes, and proof against anything else that connects: a connection
+//! brings one answer and ends; there are at most so many, each with a small buffer and a short life,
+//! and the one that has been there longest makes room for a new one. An answer takes no time to speak
+//! of, so that one is idle or stuck.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -15,9 +16,10 @@ use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::metrics::{self, Format};
 use super::observation::Observation;
@@ -25,11 +27,11 @@ use super::observation::Observation;
 /// More connections than that are never open.
 const MOST_CONNECTIONS: usize = 32;
 
-/// A request's head, and what is kept of the answers to a client that sends many, in bytes.
+/// A request's head is not longer, in bytes.
 const BUFFER: usize = 16 << 10;
 
-/// A connection on which no complete request arrives for so long is closed.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// From the connection to the last byte of the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// After a failure to accept, most likely for want of descriptors, the next attempt waits.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -69,12 +71,11 @@ async fn converse(socket: TcpStream, observation: Arc<Observation>) {
         async move { Ok::<_, Infallible>(answer) }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_TIMEOUT)
+        .keep_alive(false)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(socket), service);
     // What goes wrong on a connection is its client's concern.
-    let _ = connection.await;
+    let _ = timeout(PATIENCE, connection).await;
 }
 
 /// Bodies of requests are not read; hyper leaves out that of an answer to HEAD.

@@ -355,7 +355,14 @@ fn state(observation: &Observation) -> Vec<Gauge> {
 }
 
 fn process(observation: &Observation) -> Vec<Gauge> {
-    vec![
+    let savings = observation.savings().map(|savings| {
+        real(
+            "saved_seconds",
+            "An estimate of the time that commits did not wait, against the standard path on this disk.",
+            savings.total_seconds,
+        )
+    });
+    let gauges = [
         whole(
             "free_bytes",
             "Space for an unprivileged user on the directory's file system.",
@@ -366,7 +373,8 @@ fn process(observation: &Observation) -> Vec<Gauge> {
             "How long the process has been running.",
             observation.uptime().as_secs_f64(),
         ),
-    ]
+    ];
+    gauges.into_iter().chain(savings).collect()
 }
 
 fn counters(observation: &Observation) -> Vec<(&'static str, &'static str, u64)> {

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::cli::ReceiveOptions;
 use super::past::{Past, Sample};
-use super::status::{Distribution, Latencies, Positions, Status, Totals};
+use super::status::{Distribution, Latencies, Positions, Savings, Status, Totals};
 use crate::core::lsn::Lsn;
 use crate::core::measure::{Measures, Times};
 use crate::core::telemetry::{Activity, Telemetry};
@@ -17,6 +17,9 @@ use crate::core::wal::Verify;
 
 /// How much later than it should WAL may become durable before the disk counts as stalled.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A turn of the event loop that takes so long will not end. The disk can do that to it, too.
+const LOOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How much longer than the receive timeout the server may be silent before it counts as stalled.
 const SERVER_PATIENCE: Duration = Duration::from_secs(5);
@@ -45,6 +48,37 @@ struct About {
     verify: Verify,
     status_interval: Option<Duration>,
     receive_timeout: Option<Duration>,
+}
+
+/// How long something has lasted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Lasting {
+    /// The event loop has not come back.
+    standstill: Duration,
+    /// The server has said nothing.
+    silence: Duration,
+    /// WAL is here and not durable.
+    unflushed: Duration,
+}
+
+impl About {
+    /// What has stalled, if anything has.
+    fn stall(&self, lasting: Lasting) -> Option<String> {
+        let silent = self.receive_timeout.map(|limit| limit + SERVER_PATIENCE);
+        let written = self.status_interval.filter(|_| !self.no_sync);
+        let written = written.map(|interval| interval + DISK_PATIENCE);
+        let exceeds = |time: Duration, limit: Option<Duration>| limit.is_some_and(|limit| time > limit);
+        let (what, time) = if lasting.standstill > LOOP_PATIENCE {
+            ("the event loop has been standing still", lasting.standstill)
+        } else if exceeds(lasting.unflushed, written) {
+            ("received WAL has been waiting for the disk", lasting.unflushed)
+        } else if exceeds(lasting.silence, silent) {
+            ("the server has said nothing", lasting.silence)
+        } else {
+            return None;
+        };
+        Some(format!("{what} for {} seconds", time.as_secs()))
+    }
 }
 
 impl Observation {
@@ -97,6 +131,7 @@ impl Observation {
             flushed: telemetry.flushed.value(),
             server_end: telemetry.server_end.value(),
             heard: telemetry.last_receipt.value(),
+            beats: telemetry.beats.value(),
         };
         let mut past = locked(&self.past);
         past.note(self.uptime(), &sample);
@@ -126,34 +161,22 @@ impl Observation {
 
     /// Why the receiver is not well, in one line; `None` while it is.
     ///
-    /// It is well while it streams and neither side has stalled: the server has said something within
-    /// the receive timeout and 5 s; and what arrived became durable within 10 s after it had to, which
-    /// is at once for what a commit waits for, and the status interval at the latest.
+    /// It is well while it streams and nothing has stalled: its event loop came back from a turn within
+    /// 10 s; the server has said something within the receive timeout and 5 s; and what arrived became
+    /// durable within 10 s after it had to, which is at once for what a commit waits for, and the status
+    /// interval at the latest.
     pub fn ailment(&self) -> Option<String> {
         if self.telemetry.activity() != Activity::Streaming {
             return Some(self.words());
         }
         let past = self.past();
         let now = self.uptime();
-        let (silence, unflushed) = (past.silence(now), past.unflushed(now));
-        let silent = self.about.receive_timeout.map(|limit| limit + SERVER_PATIENCE);
-        if silent.is_some_and(|limit| silence > limit) {
-            let seconds = silence.as_secs();
-            return Some(format!("the server has said nothing for {seconds} seconds"));
-        }
-        if self.flush_limit().is_some_and(|limit| unflushed > limit) {
-            let seconds = unflushed.as_secs();
-            return Some(format!(
-                "received WAL has been waiting for the disk for {seconds} seconds"
-            ));
-        }
-        None
-    }
-
-    /// How long received WAL may take to become durable; `None` where nothing is promised.
-    fn flush_limit(&self) -> Option<Duration> {
-        let interval = self.about.status_interval.filter(|_| !self.about.no_sync);
-        interval.map(|interval| interval + DISK_PATIENCE)
+        let lasting = Lasting {
+            standstill: past.standstill(now),
+            silence: past.silence(now),
+            unflushed: past.unflushed(now),
+        };
+        self.about.stall(lasting)
     }
 
     /// What the receiver is doing, in one line.
@@ -223,8 +246,13 @@ impl Observation {
             totals: self.totals(),
             free_bytes: self.free_bytes(),
             latency: self.latencies(),
-            savings: None,
+            savings: self.savings(),
         }
+    }
+
+    /// The estimated saving; there is no baseline to compare with yet.
+    pub fn savings(&self) -> Option<Savings> {
+        None
     }
 
     /// The file that is being written.
@@ -298,4 +326,53 @@ fn since_1970() -> Duration {
 /// An observer that died half-way left numbers behind, which are still numbers.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about() -> About {
+        About {
+            directory: PathBuf::new(),
+            slot: None,
+            synchronous: false,
+            no_sync: false,
+            verify: Verify::Records,
+            status_interval: Some(Duration::from_secs(10)),
+            receive_timeout: Some(Duration::from_secs(60)),
+        }
+    }
+
+    fn lasting(standstill: u64, silence: u64, unflushed: u64) -> Lasting {
+        Lasting {
+            standstill: Duration::from_secs(standstill),
+            silence: Duration::from_secs(silence),
+            unflushed: Duration::from_secs(unflushed),
+        }
+    }
+
+    #[test]
+    fn what_takes_longer_than_it_may_has_stalled() {
+        assert_eq!(about().stall(lasting(10, 65, 20)), None);
+        let stall = |lasting| about().stall(lasting).unwrap();
+        assert!(stall(lasting(11, 0, 0)).contains("the event loop"));
+        assert!(stall(lasting(0, 66, 0)).contains("the server has said nothing for 66 seconds"));
+        assert!(stall(lasting(0, 0, 21)).contains("waiting for the disk for 21 seconds"));
+    }
+
+    #[test]
+    fn what_has_no_limit_does_not_stall() {
+        let patient = About {
+            status_interval: None,
+            receive_timeout: None,
+            ..about()
+        };
+        let never_syncs = About {
+            no_sync: true,
+            ..about()
+        };
+        assert_eq!(patient.stall(lasting(0, 1000, 1000)), None);
+        assert_eq!(never_syncs.stall(lasting(0, 0, 1000)), None);
+    }
 }

@@ -53,6 +53,11 @@ impl Observers {
         Ok(Observers { news, end: Some(end) })
     }
 
+    /// Whether anybody looks.
+    pub fn are_there(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// The receiver begins to do something else.
     pub fn notice(&self) {
         self.news.notify_one();

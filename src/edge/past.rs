@@ -27,6 +27,8 @@ pub struct Sample {
     pub server_end: Lsn,
     /// When the server last sent anything, as [`crate::core::telemetry::Moment`] has it.
     pub heard: Option<i64>,
+    /// Turns of the event loop, as [`crate::core::telemetry::Telemetry::beats`] has them.
+    pub beats: u64,
 }
 
 /// What was seen up to now. Times are durations since any fixed moment.
@@ -41,11 +43,16 @@ pub struct Past {
     streaming_since: Option<Duration>,
     /// What was heard last, and when that was noticed.
     heard: Option<(i64, Duration)>,
+    /// The beats counted last, and when they were first seen.
+    beats: Option<(u64, Duration)>,
 }
 
 impl Past {
     /// Adds what is seen now.
     pub fn note(&mut self, now: Duration, sample: &Sample) {
+        if self.beats.is_none_or(|(known, _)| known != sample.beats) {
+            self.beats = Some((sample.beats, now));
+        }
         if !sample.streaming {
             self.lost.get_or_insert(now);
             self.unwritten = Backlog::default();
@@ -54,7 +61,7 @@ impl Past {
         }
         let streams_since = *self.streaming_since.get_or_insert(now);
         // What a server has that was out of reach, it may have had since it was lost.
-        let has_spoken = sample.server_end > sample.start || now - streams_since >= PATIENCE;
+        let has_spoken = sample.server_end > sample.start || now.saturating_sub(streams_since) >= PATIENCE;
         let since = match self.lost {
             Some(lost) if has_spoken => lost,
             _ => now,
@@ -73,7 +80,7 @@ impl Past {
 
     /// How long the server has had, or may have had, WAL that is not durable here.
     pub fn lag(&self, now: Duration) -> Duration {
-        let unreachable = self.lost.map_or(Duration::ZERO, |lost| now - lost);
+        let unreachable = self.lost.map_or(Duration::ZERO, |lost| now.saturating_sub(lost));
         unreachable.max(self.behind.age(now))
     }
 
@@ -84,7 +91,14 @@ impl Past {
 
     /// How long the server has said nothing; zero if that is not known.
     pub fn silence(&self, now: Duration) -> Duration {
-        self.heard.map_or(Duration::ZERO, |(_, at)| now - at)
+        self.heard
+            .map_or(Duration::ZERO, |(_, at)| now.saturating_sub(at))
+    }
+
+    /// How long the event loop has not come back from a turn.
+    pub fn standstill(&self, now: Duration) -> Duration {
+        self.beats
+            .map_or(Duration::ZERO, |(_, at)| now.saturating_sub(at))
     }
 }
 
@@ -147,6 +161,7 @@ mod tests {
             flushed: Lsn(flushed),
             server_end: Lsn(server_end),
             heard: None,
+            beats: 0,
         }
     }
 
@@ -229,5 +244,15 @@ mod tests {
         past.note(seconds(6), &no_stream());
         past.note(seconds(100), &heard(7));
         assert_eq!(past.silence(seconds(101)), seconds(1));
+    }
+
+    #[test]
+    fn a_loop_stands_still_from_its_last_beat_on() {
+        let mut past = Past::default();
+        for second in 1..=20 {
+            let beats = second.min(10);
+            past.note(seconds(second), &Sample { beats, ..no_stream() });
+        }
+        assert_eq!(past.standstill(seconds(21)), seconds(11));
     }
 }

@@ -64,10 +64,11 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         system_identifier: None,
         received_bytes: 0,
     };
+    let watched = receiving.observers.are_there();
     let result = tokio::select! {
         biased;
         result = keep_receiving(&mut receiving, &info, &mut prompt) => result,
-        never = supervisor::beat(&telemetry) => match never {},
+        never = supervisor::beat(&telemetry), if watched => match never {},
     };
     receiving.enter(Activity::Stopped);
     receiving.observers.end();

@@ -19,6 +19,9 @@ const STATUS_PAUSE: Duration = Duration::from_secs(3);
 /// How often it is looked whether the status line has changed.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// A second is soon enough for a look at the health.
+const SLOWEST_BEAT: Duration = Duration::from_secs(1);
+
 /// Whether a service manager wants to be told.
 pub fn is_present() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
@@ -30,14 +33,12 @@ fn watchdog() -> Option<Duration> {
     wanted.filter(|_| is_present())
 }
 
-/// Counts beats, four to the longest silence that is allowed, for as long as it is polled. It has to
-/// be polled by the task that receives, and after the receiver: then a beat means that the event loop
-/// came back from a turn, and that it would come back for the next event.
+/// Counts beats, at least four to the longest silence that is allowed, for as long as it is polled. It
+/// has to be polled by the task that receives, and after the receiver: then a beat means that the
+/// event loop came back from a turn, and that it would come back for the next event.
 pub async fn beat(telemetry: &Telemetry) -> Infallible {
-    let Some(limit) = watchdog() else {
-        return std::future::pending().await;
-    };
-    let mut pulse = interval(limit / 4);
+    let period = watchdog().map_or(SLOWEST_BEAT, |limit| SLOWEST_BEAT.min(limit / 4));
+    let mut pulse = interval(period);
     pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         pulse.tick().await;
