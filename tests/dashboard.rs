@@ -4,11 +4,9 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::Command;
 
-use common::wait::{HANG, until};
+use common::http::Http;
 use common::{Archive, Process, Server, receiver, walring};
 use prometheus_parse::{Scrape, Value};
 use promql_parser::label::Matchers;
@@ -221,24 +219,12 @@ fn family(page: &Page, series: &str) -> String {
     }
 }
 
-fn body(address: &str, path: &str) -> String {
-    let mut socket = TcpStream::connect(address).expect("connect to the receiver");
-    socket.set_read_timeout(Some(HANG)).expect("set a timeout");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).expect("ask");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).expect("read the answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    body.to_owned()
-}
-
 /// A receiver with a slot that has seen all there is to see: commits, and the end of a segment.
 struct Observed {
     _server: Server,
     _archive: Archive,
     _receiver: Process,
-    address: String,
+    http: Http,
 }
 
 impl Observed {
@@ -248,18 +234,14 @@ impl Observed {
         server.sql("SELECT pg_create_physical_replication_slot('archive')");
         let arguments = ["--synchronous", "--slot=archive", "--listen=127.0.0.1:0"];
         let receiver = walring(&server, &archive, &arguments);
-        let line = receiver.wait_for_line("listening on http://");
-        let address = line
-            .split("http://")
-            .nth(1)
-            .and_then(|rest| rest.split('/').next());
+        let http = Http::of(&receiver);
         receiver::wait_for_streaming(&server);
         server.sql("CREATE TABLE t (x int)");
         server.switch_wal();
         server.sql("INSERT INTO t VALUES (1)");
         server.wait_flushed(server.flush_lsn());
         Observed {
-            address: address.expect("an address").to_owned(),
+            http,
             _server: server,
             _archive: archive,
             _receiver: receiver,
@@ -267,10 +249,9 @@ impl Observed {
     }
 
     fn page(&self) -> Page {
-        until("the end of a segment is told", || {
-            let text = body(&self.address, "/metrics");
-            (!text.contains("\nwalring_segments_completed_total 0\n")).then(|| page(&text))
-        })
+        let segments = "walring_segments_completed_total";
+        self.http.wait_metric(segments, |count| count > 0.0);
+        page(&self.http.get("/metrics").body)
     }
 }
 
@@ -371,7 +352,7 @@ fn top_shows_a_real_receiver() {
     let receiver = Observed::start();
     receiver.page();
     let mut command = Command::new(env!("CARGO_BIN_EXE_walring"));
-    command.args(["top", "--once", &receiver.address]);
+    command.args(["top", "--once", &receiver.http.address().to_string()]);
     let exit = Process::spawn(command).finish();
     exit.assert_success();
     let expected = "streaming, healthy, slot archive, timeline 1, synchronous, verify records\n";
