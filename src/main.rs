@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use walring::edge::cli::{self, Command, LogOptions};
-use walring::edge::{logging, probe, receive};
+use walring::edge::{logging, probe, receive, top};
 use walring::error::{Error, Result};
 use walring::ring::setup;
 use walring::ring::stop::Stop;
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             (&options.connection.program_name, options.log)
         }
         Command::Probe(options) => (&options.program_name, LogOptions::default()),
+        Command::Top(options) => (&options.program_name, LogOptions::default()),
     };
     logging::init(program, log.format, log.verbose);
     match run(&command) {
@@ -57,6 +58,7 @@ fn run(command: &Command) -> Result<()> {
         }
         Command::CreateSlot(options) => block_on(receive::create_slot(options)),
         Command::DropSlot(options) => block_on(receive::drop_slot(options)),
+        Command::Top(options) => block_on(top::run(options)),
         Command::Print(_) => Ok(()),
     }
 }
@@ -64,7 +66,11 @@ fn run(command: &Command) -> Result<()> {
 /// Runs what needs no ring.
 fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| system_error(&error))?.block_on(work)
+    let runtime = runtime.map_err(|error| system_error(&error))?;
+    let result = runtime.block_on(work);
+    // A name server that does not answer must not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 /// SIGINT and SIGTERM ask for the end; what was received becomes durable first.

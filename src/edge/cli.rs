@@ -7,9 +7,11 @@
 mod arguments;
 mod help;
 mod probe;
+mod top;
 
 use self::arguments::Arguments;
 pub use self::probe::ProbeOptions;
+pub use self::top::TopOptions;
 use super::directory;
 use super::logging::LogFormat;
 use super::password::PromptMode;
@@ -36,6 +38,8 @@ pub enum Command {
     DropSlot(SlotOptions),
     /// Measure a disk.
     Probe(ProbeOptions),
+    /// Show a running receiver.
+    Top(TopOptions),
     /// Print this to standard output and exit.
     Print(String),
 }
@@ -177,6 +181,7 @@ fn dispatch(program: &str, args: &[OsString]) -> Result<Command> {
             &args[1..],
         ),
         Some("probe") => probe::probe(&Invocation::new(program, &format!("{program} probe")), &args[1..]),
+        Some("top") => top::top(&Invocation::new(program, &format!("{program} top")), &args[1..]),
         Some("-?" | "--help" | "help") => Ok(Command::Print(help::PROGRAM.replace("{name}", program))),
         Some("-V" | "--version") => Ok(Command::Print(version(program))),
         _ => Err(top.misuse(format!("unrecognized command \"{}\"", first.display()))),

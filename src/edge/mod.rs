@@ -35,4 +35,5 @@ pub mod socket;
 pub mod status;
 pub mod summary;
 pub mod supervisor;
+pub mod top;
 pub mod wire;

@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::cli::ReceiveOptions;
 use super::past::{Past, Sample};
+use super::savings;
 use super::status::{Distribution, Latencies, Positions, Savings, Status, Totals};
 use crate::core::lsn::Lsn;
 use crate::core::measure::{Measures, Times};
@@ -250,9 +251,9 @@ impl Observation {
         }
     }
 
-    /// The estimated saving; there is no baseline to compare with yet.
+    /// The estimated saving, if there is a baseline to compare with.
     pub fn savings(&self) -> Option<Savings> {
-        None
+        savings::shown(&self.telemetry.measures())
     }
 
     /// The file that is being written.

@@ -10,6 +10,7 @@ Usage:
 Commands:
   receive                stream write-ahead log into a directory, as pg_receivewal does
   probe                  measure how long durable writes take on a directory's disk
+  top                    show what a running receiver does
 
 Options:
   -V, --version          output version information, then exit
