@@ -75,6 +75,7 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         observers,
         stop: stop.clone(),
         system_identifier: None,
+        synced: false,
         left: None,
         received_bytes: 0,
     };
@@ -118,6 +119,7 @@ async fn keep_receiving(
         }
         if error.is_of_disk() {
             receiving.telemetry.disk_errors.increment();
+            receiving.synced = false;
         }
         receiving.telemetry.set_trouble(error.to_string());
         if !error.is_retryable() {

@@ -65,6 +65,8 @@ pub struct Receiving<'a> {
     pub stop: Stop,
     /// The server of the first connection: another one under the same address is refused.
     pub system_identifier: Option<u64>,
+    /// Whether everything in the directory that a status may claim is durable.
+    pub synced: bool,
     /// Where the stream before was left.
     pub left: Option<Left>,
     /// Bytes received by this process, ever.
@@ -103,11 +105,7 @@ impl Receiving<'_> {
 
     /// Streams until the end position, the operator or an error ends it.
     pub async fn run(&mut self, connection: &mut Connection) -> Result<Outcome> {
-        // The first status claims what lies before the stream, and nobody may have synced that: an
-        // earlier run with --no-sync, or this one before its disk was full.
-        if self.claims_flush() {
-            self.directory.sync_file_system().await?;
-        }
+        self.sync_what_lies_here().await?;
         let server = self.ask_server(connection).await?;
         let files = self.directory.scan(server.segment_size)?;
         self.directory.check_system_identifier(
@@ -156,6 +154,17 @@ impl Receiving<'_> {
             };
             decoder = resume::fresh(server.expected(next.timeline), position.lsn);
         }
+    }
+
+    /// The first status claims what lies before the stream, and nobody may have synced that: an earlier
+    /// run with --no-sync, or this one with it, or before its disk was full. What this run made durable
+    /// itself needs no second sync: others may have much to write on the same file system.
+    async fn sync_what_lies_here(&mut self) -> Result<()> {
+        if self.claims_flush() && !self.synced {
+            self.directory.sync_file_system().await?;
+        }
+        self.synced = !self.options.no_sync;
+        Ok(())
     }
 
     /// The server's answer to a command, unless the operator wants the end or the server is silent

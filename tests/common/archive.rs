@@ -111,6 +111,18 @@ impl Archive {
         assert!(is_zero(&ours[same..]), "{name}.partial is not zero behind {same}");
     }
 
+    /// Asserts that the partial segment holds the server's bytes up to `end`; behind it may be anything.
+    #[track_caller]
+    pub fn assert_partial_starts_as(&self, server: &Server, timeline: u32, end: Lsn) {
+        let name = Lsn(end.0 - 1).segment_name(timeline, server.segment_bytes());
+        let (ours, theirs) = (self.read(&format!("{name}.partial")), server.wal_file(&name));
+        let (same, needed) = (
+            common_prefix(&ours, &theirs),
+            Lsn(end.0 - 1).offset(server.segment_bytes()) + 1,
+        );
+        assert!(same >= needed, "{name}.partial differs at {same}, before {end}");
+    }
+
     /// Asserts that every finished segment is read by `pg_waldump` from its first record to its last.
     #[track_caller]
     pub fn assert_readable(&self, server: &Server) {

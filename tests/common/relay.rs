@@ -1,5 +1,5 @@
 //! A TCP relay in front of a server: a link that delivers in small pieces, is cut after so many bytes, is slow, or
-//! falls silent without being closed.
+//! falls silent without being closed, or damages what it carries.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -26,6 +26,8 @@ struct Link {
     silent: AtomicU64,
     /// The first connection is silent from this text of the client on.
     trigger: Option<&'static str>,
+    /// The first connection carries the bytes behind this text of the server with a bit flipped.
+    damaged: Option<&'static str>,
     /// So many bytes from the server may still pass.
     allowed: AtomicU64,
     ended: AtomicBool,
@@ -60,6 +62,14 @@ impl Relay {
     pub fn metered(target: u16, bytes: u64) -> Relay {
         Relay::start(Link {
             allowed: AtomicU64::new(bytes),
+            ..Link::to(target)
+        })
+    }
+
+    /// On the first connection one bit of the byte behind this text of the server is flipped.
+    pub fn damaging_behind(target: u16, text: &'static str) -> Relay {
+        Relay::start(Link {
+            damaged: Some(text),
             ..Link::to(target)
         })
     }
@@ -125,6 +135,7 @@ impl Link {
             connections: AtomicU64::new(0),
             silent: AtomicU64::new(0),
             trigger: None,
+            damaged: None,
             allowed: AtomicU64::new(u64::MAX / 2),
             ended: AtomicBool::new(false),
         }
@@ -137,6 +148,19 @@ impl Link {
         };
         if bytes.windows(text.len()).any(|window| window == text.as_bytes()) {
             self.silent.store(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Flips a bit if this is where to do it. The text must not be cut, so it is sent in one small message.
+    fn damage(&self, number: u64, bytes: &mut [u8]) {
+        let Some(text) = self.damaged.filter(|_| number == 1) else {
+            return;
+        };
+        let found = bytes
+            .windows(text.len())
+            .position(|window| window == text.as_bytes());
+        if let Some(byte) = found.and_then(|at| bytes.get_mut(at + text.len())) {
+            *byte ^= 0x10;
         }
     }
 
@@ -178,6 +202,7 @@ fn connect(link: &Arc<Link>, number: u64, client: TcpStream) {
         });
     });
     carry(server, client, link.piece, link.bytes_per_connection, |bytes| {
+        link.damage(number, bytes);
         link.wait_until_heard(number) && link.wait_until_allowed(bytes.len() as u64)
     });
 }
@@ -188,7 +213,7 @@ fn carry(
     mut to: TcpStream,
     piece: usize,
     mut limit: u64,
-    may_pass: impl Fn(&[u8]) -> bool,
+    may_pass: impl Fn(&mut [u8]) -> bool,
 ) {
     let mut buffer = vec![0; piece];
     while limit > 0 {
@@ -196,7 +221,7 @@ fn carry(
         let Ok(count @ 1..) = from.read(&mut buffer[..most]) else {
             break;
         };
-        if !may_pass(&buffer[..count]) || to.write_all(&buffer[..count]).is_err() {
+        if !may_pass(&mut buffer[..count]) || to.write_all(&buffer[..count]).is_err() {
             break;
         }
         limit -= count as u64;
