@@ -15,7 +15,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
 use tokio::task::JoinHandle;
 use tokio_uring::fs::{File, rename};
 
@@ -89,7 +90,7 @@ impl Place {
             other => other?,
         };
         match rustix::fs::fallocate(&reader, FallocateFlags::empty(), 0, self.size.bytes()) {
-            Err(rustix::io::Errno::OPNOTSUPP) => reader.set_len(self.size.bytes())?,
+            Err(Errno::OPNOTSUPP) => reader.set_len(self.size.bytes())?,
             other => other?,
         }
         reader.sync_all()?;
@@ -109,15 +110,26 @@ struct Left {
 }
 
 /// How many bytes of the file there are up to the last that is not zero; those before `from` are there.
+/// What was never written is passed over: most of a large segment.
 fn content_length(file: &std::fs::File, from: u64) -> io::Result<u64> {
     let mut buffer = vec![0; 256 << 10];
+    let zeros = vec![0; buffer.len()];
     let (mut offset, mut end) = (from, from);
     loop {
+        offset = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+            Err(Errno::NXIO) => return Ok(end),
+            // A file system that cannot tell has data everywhere.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => offset,
+            found => found?,
+        };
         let count = file.read_at(&mut buffer, offset)?;
         if count == 0 {
             return Ok(end);
         }
-        if let Some(last) = buffer[..count].iter().rposition(|&byte| byte != 0) {
+        let read = &buffer[..count];
+        if read != &zeros[..count]
+            && let Some(last) = read.iter().rposition(|&byte| byte != 0)
+        {
             end = offset + last as u64 + 1;
         }
         offset += count as u64;
