@@ -2,7 +2,8 @@
 # perf/catchup.sh [--rounds N] [--size-mib N] [--dir DIR] [--write]
 #
 # How fast, and at what cost, a receiver that was away catches up: walring against pg_receivewal, both with
-# --synchronous and both without.
+# --synchronous and both without; and what it costs walring to verify every record (its default), the pages
+# only, or nothing.
 #
 #   --rounds N     runs of each program and mode, 5 by default; every second round in the opposite order
 #   --size-mib N   WAL to receive, 1024 by default; the primary needs about three times as much memory
@@ -26,7 +27,8 @@ rounds=5
 size_mib=1024
 option_forms+=([rounds]=$whole_number [size_mib]=$whole_number)
 modes=(plain --synchronous)
-programs=(pg_receivewal walring)
+# walring-LEVEL is walring with --verify=LEVEL.
+programs=(pg_receivewal walring walring-pages walring-off)
 
 main() {
     parse_options "$@"
@@ -88,7 +90,7 @@ measure_floor() {
 count_calls() {
     local mode program
     for mode in "${modes[@]}"; do
-        for program in "${programs[@]}"; do
+        for program in pg_receivewal walring; do
             receive "$program" "$mode" strace --follow-forks --summary-only --output="$scratch/strace"
             awk -v OFS='\t' -v mode="$mode" -v program="$program" \
                 '$NF == "total" { print mode, program, $4 }' "$scratch/strace" >>"$scratch/calls"
@@ -101,6 +103,10 @@ receive() {
     local program=$1 mode=$2 directory=$disk_dir/received options=(--no-loop)
     shift 2
     [[ $mode == plain ]] || options+=("$mode")
+    if [[ $program == walring-* ]]; then
+        options+=(--verify="${program#walring-}")
+        program=walring
+    fi
     mkdir "$directory"
     cp "$previous_segment" "$directory"
     # It stops behind the message that goes beyond this position: the last of the last segment.

@@ -13,6 +13,7 @@ import statistics
 import sys
 
 BASELINE = "pg_receivewal"
+VERIFYING, BELIEVING = "walring", "walring-off"
 
 
 def percentile(ascending, share):
@@ -60,8 +61,10 @@ def table(path):
         for program, values in columns.items():
             lines.append([case, program, *map(cell, values)])
             case = ""
-        for program in columns.keys() - {BASELINE}:
-            lines.append(["", f"{BASELINE} ÷ {program}", *map(ratio, columns[BASELINE], columns[program])])
+        pairs = [(BASELINE, program) for program in columns if program != BASELINE]
+        pairs += [(VERIFYING, program) for program in columns if program == BELIEVING]
+        for one, other in pairs:
+            lines.append(["", f"{one} ÷ {other}", *map(ratio, columns[one], columns[other])])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
