@@ -93,6 +93,13 @@ pub enum Flaw {
         /// What the header tells; zero: it tells of none.
         found: u32,
     },
+    /// The page's flags and the number of bytes missing of a record cannot both be right.
+    Contradiction {
+        /// The flags.
+        flags: u16,
+        /// Bytes missing of the record.
+        remaining: u32,
+    },
     /// A part of the page's header that must be zero is not.
     Padding(u32),
     /// There is no record: the log ends here.
@@ -123,6 +130,12 @@ pub enum Flaw {
         expected: Lsn,
         /// What the record tells.
         found: Lsn,
+    },
+    /// There is a page that is flagged to replace a half-written record, or a record that replaces one, but
+    /// no such record or no such flag.
+    Replacement {
+        /// Whether it is the page.
+        flagged: bool,
     },
     /// Behind a switch to the next segment, or between records, there must be nothing but zeros.
     NotZero(u8),
@@ -199,6 +212,9 @@ impl fmt::Display for Flaw {
             Flaw::Continuation { expected, found } => {
                 write!(f, "goes on with {found} bytes of a record, expected {expected}")
             }
+            Flaw::Contradiction { flags, remaining } => {
+                write!(f, "flags {flags:04X} contradict a rest of {remaining} bytes")
+            }
             Flaw::Padding(found) => write!(f, "header padding {found:08X}, expected zero"),
             Flaw::NoRecord => f.write_str("length 0: the log ends here"),
             Flaw::Length(found) => write!(f, "length {found}, which no record has"),
@@ -217,6 +233,12 @@ impl fmt::Display for Flaw {
                     f,
                     "replaces the half-written record at {found}, expected {expected}"
                 )
+            }
+            Flaw::Replacement { flagged: true } => {
+                f.write_str("flagged to replace a half-written record, and there is none")
+            }
+            Flaw::Replacement { flagged: false } => {
+                f.write_str("replaces a half-written record on a page that is not flagged so")
             }
             Flaw::NotZero(found) => write!(f, "is {found:02X}, expected zero"),
         }
