@@ -444,6 +444,11 @@ impl Wal {
         self.put(XLOG, OVERWRITE, &body, None)
     }
 
+    /// Forgets the bytes from a position on.
+    pub fn cut(&mut self, to: u64) {
+        self.bytes.truncate((to - self.start) as usize);
+    }
+
     // ---- bytes ----
 
     /// The record that was left unfinished goes on for so many bytes, less than a page.
@@ -451,6 +456,11 @@ impl Wal {
         let rest = std::mem::take(&mut self.unfinished);
         self.page(rest.len() as u32, false);
         self.bytes.extend_from_slice(&rest[..count]);
+    }
+
+    /// What a file holds that was not written to yet.
+    pub fn zeros(&mut self, count: usize) {
+        self.bytes.resize(self.bytes.len() + count, 0);
     }
 
     /// Any record, complete and right.
