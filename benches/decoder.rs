@@ -17,6 +17,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use wal::{Shape, Wal};
 use walring::core::lsn::{Lsn, SegmentSize, Timeline};
 use walring::core::wal::decoder::{Decoder, Depth, Expected};
+use walring::ring::checksum;
 
 /// The longest payload of one message.
 const PORTION: usize = 128 << 10;
@@ -33,7 +34,8 @@ fn decode(wal: &Wal, depth: Depth) -> u64 {
         timeline: Timeline(wal.shape().timeline),
         system_identifier: Some(wal.shape().system_identifier),
     };
-    let mut decoder = Decoder::new(expected, depth, Lsn(wal.start()), KEEP);
+    let mut decoder =
+        Decoder::new(expected, depth, Lsn(wal.start()), KEEP).with_checksum(checksum::fastest());
     for mut portion in wal.all().chunks(PORTION) {
         while let Some(event) = decoder.next(&mut portion).expect("right") {
             black_box(&event);

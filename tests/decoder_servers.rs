@@ -178,7 +178,11 @@ fn work(server: &Server) {
 #[test]
 fn a_servers_log_is_read_as_its_own_tool_reads_it() {
     for installation in Installation::all() {
-        let sizes = if installation.id() == Installation::standard().id() { &[1, 16][..] } else { &[1] };
+        let sizes = if installation.id() == Installation::standard().id() {
+            &[1, 16][..]
+        } else {
+            &[1]
+        };
         for &segment_mb in sizes {
             let options = ServerOptions::default()
                 .version(&installation)

@@ -6,6 +6,7 @@ use walring::core::wal::content::{Completion, completion_time};
 use walring::core::wal::decoder::{Decoder, Depth, Event, Expected};
 use walring::core::wal::fault::{Fault, Place};
 use walring::core::wal::record::Record;
+use walring::ring::checksum;
 
 use super::wal::{Shape, Wal, Written};
 
@@ -47,7 +48,7 @@ impl Reader {
     /// Begins anywhere.
     pub fn expecting(expected: Expected, depth: Depth, start: Lsn, keep: usize) -> Reader {
         Reader {
-            decoder: Decoder::new(expected, depth, start, keep),
+            decoder: Decoder::new(expected, depth, start, keep).with_checksum(checksum::fastest()),
             seen: Vec::new(),
             verified: start,
         }

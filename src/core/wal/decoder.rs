@@ -20,9 +20,9 @@
 pub use super::event::{Depth, Event, Expected};
 use super::facts::Facts;
 use super::fault::{Fault, Flaw, Place};
-use super::page::{LONG_HEADER, LongHeader, PageHeader, SHORT_HEADER, Version};
+use super::page::{LONG_HEADER, LongHeader, PageHeader, SHORT_HEADER, Version, first_not_zero};
 use super::record::{
-    ALIGNMENT, CHECKED_HEADER, LONGEST_RECORD, RECORD_HEADER, Record, RecordHeader, ResourceManager,
+    ALIGNMENT, CHECKED_HEADER, Checksum, LONGEST_RECORD, RECORD_HEADER, Record, RecordHeader, ResourceManager,
 };
 use crate::core::lsn::Lsn;
 
@@ -90,6 +90,7 @@ pub struct Decoder {
     /// Bytes of the last rest.
     rest_length: u32,
     records: u64,
+    checksum: Checksum,
 }
 
 impl Decoder {
@@ -124,7 +125,13 @@ impl Decoder {
             rest: Vec::with_capacity(RECORD_HEADER),
             rest_length: 0,
             records: 0,
+            checksum: Checksum::default(),
         }
+    }
+
+    /// The same decoder with another way to compute CRCs.
+    pub fn with_checksum(self, checksum: Checksum) -> Decoder {
+        Decoder { checksum, ..self }
     }
 
     /// Position of the next byte.
@@ -202,6 +209,9 @@ impl Decoder {
     /// taken. After a fault the decoder stays where it was, see [`Decoder::verified`].
     pub fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Result<Option<Event<'s>>, Fault> {
         while !input.is_empty() {
+            if let Some(record) = self.take_usual(input) {
+                return Ok(Some(Event::Record(record)));
+            }
             if self.is_header_due() {
                 if let Some(page) = self.take_page_header(input)? {
                     return Ok(Some(page));
@@ -338,6 +348,43 @@ impl Decoder {
     }
 
     // ---- records ----
+
+    /// Takes the usual record in one step: it lies in this page and in this portion, and is right. `None`:
+    /// something is unusual, and nothing was taken.
+    #[inline]
+    fn take_usual<'i>(&mut self, input: &mut &'i [u8]) -> Option<Record<'i>> {
+        if self.state != State::Between || self.page_taken > 0 || self.overwrite.is_some() {
+            return None;
+        }
+        let padding = self.at.0.wrapping_neg() % ALIGNMENT;
+        let start = Lsn(self.at.0.wrapping_add(padding));
+        let in_page = start.0 & (self.facts.block - 1);
+        let bytes = input.get(padding as usize..)?;
+        let header = RecordHeader::parse(bytes.first_chunk()?);
+        let length = header.total_length as usize;
+        let room = (self.facts.block - in_page) as usize;
+        let is_usual = in_page > 0
+            && (RECORD_HEADER..=room).contains(&length)
+            && self.previous == Some(header.previous)
+            && (header.manager <= ResourceManager::LAST_OF_ALL || self.facts.knows(header.manager))
+            && !header.is_overwrite()
+            && input[..padding as usize].iter().all(|&byte| byte == 0);
+        let record = bytes.get(..length).filter(|_| is_usual)?;
+        let crc = self.checksum.0(&record[RECORD_HEADER..], record.first_chunk()?);
+        if crc != header.crc {
+            return None;
+        }
+        *input = &bytes[length..];
+        self.start = start;
+        self.at = Lsn(start.0.wrapping_add(length as u64));
+        self.count_record(&header);
+        Some(Record {
+            start,
+            end: self.at,
+            header,
+            bytes: record,
+        })
+    }
 
     fn begin_record<'a>(&mut self, input: &mut &'a [u8], available: usize) -> Result<Begun<'a>, Fault> {
         self.start = self.at;
@@ -484,7 +531,7 @@ impl Decoder {
 
     fn check_header(&self, header: &RecordHeader) -> Result<(), Fault> {
         self.check_length(header.total_length)?;
-        if !self.knows(header.manager) {
+        if !self.facts.knows(header.manager) {
             return Err(self.fault(Flaw::Manager(header.manager)));
         }
         let found = header.previous;
@@ -495,17 +542,6 @@ impl Decoder {
                 Err(self.fault(Flaw::Previous { expected, found }))
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Whether the server's version has such a resource manager.
-    fn knows(&self, manager: ResourceManager) -> bool {
-        let version = self.version().map_or(0, Version::major);
-        match manager.0 {
-            0..=21 => true,
-            22 => version >= 19,
-            128..=255 => version >= 15,
-            _ => false,
         }
     }
 
@@ -563,17 +599,20 @@ impl Decoder {
     }
 
     fn complete_record(&mut self) -> RecordHeader {
+        let header = self.header;
+        self.count_record(&header);
+        header
+    }
+
+    /// The record that begins at `start` ends here.
+    #[inline]
+    fn count_record(&mut self, header: &RecordHeader) {
         self.records += 1;
         self.previous = Some(self.start);
         self.overwrite = None;
         self.rest.clear();
-        let at_segment_end = self.expected.segment_size.offset_of(self.at) == 0;
-        self.state = if self.header.is_switch() && !at_segment_end {
-            State::Zeros
-        } else {
-            State::Between
-        };
-        self.header
+        let empties = header.is_switch() && self.expected.segment_size.offset_of(self.at) != 0;
+        self.state = if empties { State::Zeros } else { State::Between };
     }
 
     // ---- what is passed over ----
@@ -631,20 +670,11 @@ impl Decoder {
     }
 
     fn check_zeros(&self, bytes: &[u8]) -> Result<(), Fault> {
-        // Without an early end the compiler can take many bytes at a time.
-        let any = |chunk: &[u8]| chunk.iter().fold(0, |all, byte| all | byte) != 0;
-        let Some(number) = bytes.chunks(4096).position(any) else {
-            return Ok(());
-        };
-        let offset = bytes[number * 4096..]
-            .iter()
-            .position(|&byte| byte != 0)
-            .unwrap_or(0)
-            + number * 4096;
-        let place = Place::Byte(self.at.advanced_by(offset as u64));
-        Err(Fault {
-            place,
-            flaw: Flaw::NotZero(bytes[offset]),
+        first_not_zero(bytes).map_or(Ok(()), |offset| {
+            Err(Fault {
+                place: Place::Byte(self.at.advanced_by(offset as u64)),
+                flaw: Flaw::NotZero(bytes[offset]),
+            })
         })
     }
 }

@@ -3,6 +3,7 @@
 use super::event::Expected;
 use super::fault::Flaw;
 use super::page::{LongHeader, PageHeader, Version};
+use super::record::ResourceManager;
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 
 /// What the pages so far have told, and what the next must agree with.
@@ -33,6 +34,17 @@ impl Facts {
     /// The version of the server that wrote the pages, once one told it.
     pub(super) fn version(&self) -> Option<Version> {
         self.magic.and_then(Version::of_magic)
+    }
+
+    /// Whether the server's version has such a resource manager.
+    pub(super) fn knows(&self, manager: ResourceManager) -> bool {
+        let version = self.version().map_or(0, Version::major);
+        match manager.0 {
+            0..=21 => true,
+            22 => version >= 19,
+            128..=255 => version >= 15,
+            _ => false,
+        }
     }
 
     /// Believes a header that was checked.

@@ -154,64 +154,22 @@ impl fmt::Display for Place {
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Flaw::Magic {
-                expected: Some(expected),
-                found,
-            } => {
-                write!(f, "magic number {found:04X}, expected {expected:04X}")
-            }
-            Flaw::Magic {
-                expected: None,
-                found,
-            } => {
-                write!(f, "magic number {found:04X}, which no supported server writes")
-            }
+            Flaw::Magic { expected, found } => magic(f, expected, found),
             Flaw::Flags(found) => write!(f, "unknown flags {found:04X}"),
             Flaw::HeaderLength { long: true } => f.write_str("short header on a segment's first page"),
             Flaw::HeaderLength { long: false } => {
                 f.write_str("long header on a page that is not its segment's first")
             }
             Flaw::Address { expected, found } => write!(f, "page address {found}, expected {expected}"),
-            Flaw::PageTimeline {
-                expected: (least, most),
-                found,
-            } if least == most => {
-                write!(f, "timeline {found}, expected {most}")
-            }
-            Flaw::PageTimeline {
-                expected: (least, most),
-                found,
-            } => {
-                write!(f, "timeline {found}, expected {least} to {most}")
-            }
+            Flaw::PageTimeline { expected, found } => timeline(f, expected, found),
             Flaw::SystemIdentifier { expected, found } => {
                 write!(f, "system identifier {found}, expected {expected}")
             }
             Flaw::SegmentSize { expected, found } => {
                 write!(f, "segment size of {found} bytes, expected {expected}")
             }
-            Flaw::BlockSize {
-                expected: Some(expected),
-                found,
-            } => {
-                write!(f, "page size of {found} bytes, expected {expected}")
-            }
-            Flaw::BlockSize {
-                expected: None,
-                found,
-            } => write!(f, "page size of {found} bytes, which no server has"),
-            Flaw::Continuation { expected: 0, found } => {
-                write!(f, "goes on with {found} bytes of a record, expected none")
-            }
-            Flaw::Continuation { expected, found: 0 } => {
-                write!(
-                    f,
-                    "does not go on with a record, expected {expected} bytes of one"
-                )
-            }
-            Flaw::Continuation { expected, found } => {
-                write!(f, "goes on with {found} bytes of a record, expected {expected}")
-            }
+            Flaw::BlockSize { expected, found } => block_size(f, expected, found),
+            Flaw::Continuation { expected, found } => continuation(f, expected, found),
             Flaw::Contradiction { flags, remaining } => {
                 write!(f, "flags {flags:04X} contradict a rest of {remaining} bytes")
             }
@@ -242,6 +200,38 @@ impl fmt::Display for Flaw {
             }
             Flaw::NotZero(found) => write!(f, "is {found:02X}, expected zero"),
         }
+    }
+}
+
+fn magic(f: &mut fmt::Formatter<'_>, expected: Option<u16>, found: u16) -> fmt::Result {
+    match expected {
+        Some(expected) => write!(f, "magic number {found:04X}, expected {expected:04X}"),
+        None => write!(f, "magic number {found:04X}, which no supported server writes"),
+    }
+}
+
+fn timeline(f: &mut fmt::Formatter<'_>, expected: (Timeline, Timeline), found: Timeline) -> fmt::Result {
+    match expected {
+        (least, most) if least == most => write!(f, "timeline {found}, expected {most}"),
+        (least, most) => write!(f, "timeline {found}, expected {least} to {most}"),
+    }
+}
+
+fn block_size(f: &mut fmt::Formatter<'_>, expected: Option<u32>, found: u32) -> fmt::Result {
+    match expected {
+        Some(expected) => write!(f, "page size of {found} bytes, expected {expected}"),
+        None => write!(f, "page size of {found} bytes, which no server has"),
+    }
+}
+
+fn continuation(f: &mut fmt::Formatter<'_>, expected: u32, found: u32) -> fmt::Result {
+    match (expected, found) {
+        (0, found) => write!(f, "goes on with {found} bytes of a record, expected none"),
+        (expected, 0) => write!(
+            f,
+            "does not go on with a record, expected {expected} bytes of one"
+        ),
+        _ => write!(f, "goes on with {found} bytes of a record, expected {expected}"),
     }
 }
 

@@ -24,6 +24,8 @@ impl ResourceManager {
     pub const XLOG: ResourceManager = ResourceManager(0);
     /// Of transactions: commits and the like.
     pub const TRANSACTION: ResourceManager = ResourceManager(1);
+    /// The last of those that every supported version has.
+    pub const LAST_OF_ALL: ResourceManager = ResourceManager(21);
 }
 
 /// A record's header, as it stands there.
@@ -64,6 +66,17 @@ impl RecordHeader {
     /// Whether the record replaces a half-written one (XLOG_OVERWRITE_CONTRECORD).
     pub fn is_overwrite(&self) -> bool {
         self.manager == ResourceManager::XLOG && self.info & 0xF0 == 0xD0
+    }
+}
+
+/// A way to compute a record's CRC-32C: that of its content, then of the checked part of its header.
+#[derive(Debug, Clone, Copy)]
+pub struct Checksum(pub fn(content: &[u8], header: &[u8; CHECKED_HEADER]) -> u32);
+
+impl Default for Checksum {
+    /// One that any processor has.
+    fn default() -> Checksum {
+        Checksum(|content, header| crc32c::crc32c_append(crc32c::crc32c(content), header))
     }
 }
 
