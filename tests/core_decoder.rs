@@ -147,7 +147,7 @@ fn a_log_may_begin_with_the_rest_of_a_record() {
             },
         );
         for segment in 1..=2 {
-            let part = wal.from_segment(segment);
+            let part = wal.without_segments(segment);
             let mut reader = Reader::of(&part);
             reader.feed_in_portions(part.all(), &mut rng).expect("right");
             assert_eq!(reader.records(), part.records());
@@ -172,7 +172,7 @@ fn behind_a_switch_the_segment_is_empty_wherever_the_switch_lies() {
         let reader = read(&wal).unwrap_or_else(|fault| panic!("{unit:?} {left}: {fault}"));
         assert_eq!(reader.records(), wal.records());
         // Alone, the segment that the switch ends: its beginning is in the one before, or is not.
-        let part = wal.from_segment(end / (1 << 20) - 1 - wal.shape().first_segment);
+        let part = wal.without_segments(end / (1 << 20) - 1 - wal.shape().first_segment);
         assert_eq!(read(&part).expect("right").records(), part.records());
         if end > switch.end {
             *wal.byte_mut(end - 1) = 1;
@@ -302,7 +302,7 @@ fn exactly_what_is_complete_is_verified_and_the_rest_can_be_fed_again() {
                 ..shape
             },
         );
-        let wal = if rng.bool() { wal } else { wal.from_segment(1) };
+        let wal = if rng.bool() { wal } else { wal.without_segments(1) };
         let mut reader = Reader::of(&wal);
         let mut interesting: Vec<u64> = wal.records().iter().map(|record| record.start).collect();
         interesting.extend(wal.abandoned().iter().map(|&(_, page)| page));

@@ -449,7 +449,7 @@ fn a_replacement_on_the_first_page_replaces_what_was_not_fed() {
     wal.approach(Unit::Segment, 8000);
     wal.die_within(1);
     wal.commit();
-    let part = wal.from_segment(1);
+    let part = wal.without_segments(1);
     let mut decoder = Decoder::new(expected(part.shape()), Depth::Records, Lsn(part.start()), 0);
     let mut input = part.all();
     let event = decoder.next(&mut input).expect("right");

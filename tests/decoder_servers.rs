@@ -8,7 +8,7 @@ use std::path::Path;
 use common::{Installation, Server, ServerOptions};
 use model::reading::{Reader, Seen};
 use model::wal::{Shape, Wal, Written};
-use walring::core::lsn::{Lsn, SegmentSize, Timeline};
+use walring::core::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
 use walring::core::wal::decoder::{Depth, Expected};
 use walring::core::wal::fault::{Fault, Flaw};
 
@@ -103,20 +103,16 @@ fn log_of(server: &Server) -> Log {
     for entry in std::fs::read_dir(&directory).expect("list pg_wal") {
         let name = entry.expect("an entry").file_name();
         let name = name.to_str().expect("a name");
-        if let Some((timeline, segment)) = walring::core::lsn::SegmentNumber::parse_file_name(name, size) {
+        if let Some((timeline, segment)) = SegmentNumber::parse_file_name(name, size) {
             assert_eq!(timeline, Timeline(1));
             segments.push((segment, server.wal_file(name)));
         }
     }
     segments.sort();
     let start = size.start_of(segments[0].0).0;
-    let consecutive = segments.iter().enumerate();
-    assert!(
-        consecutive
-            .clone()
-            .all(|(index, (segment, _))| segment.0 == segments[0].0.0 + index as u64)
-    );
-    let bytes = consecutive.flat_map(|(_, (_, bytes))| bytes.clone()).collect();
+    let follows = |pair: &[(_, Vec<u8>)]| SegmentNumber::next(pair[0].0) == pair[1].0;
+    assert!(segments.windows(2).all(follows), "no segment is missing");
+    let bytes = segments.into_iter().flat_map(|(_, bytes)| bytes).collect();
     Log { start, bytes }
 }
 

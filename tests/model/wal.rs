@@ -245,7 +245,7 @@ impl Wal {
     }
 
     /// The same log without what lies before a segment: it may begin with the rest of a record.
-    pub fn from_segment(&self, segments: u64) -> Wal {
+    pub fn without_segments(&self, segments: u64) -> Wal {
         let mut wal = self.clone();
         wal.start += segments * wal.shape.segment;
         let before = self.records.iter().take_while(|record| record.start < wal.start);
