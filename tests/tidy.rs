@@ -89,7 +89,7 @@ fn sources(directory: &str) -> Vec<(PathBuf, String)> {
 fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).expect("list sources") {
         let path = entry.expect("an entry").path();
-        if path.is_dir() {
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
             collect(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);

@@ -12,45 +12,19 @@
 //!
 //! A decoder that begins at a segment's start does not know the record whose rest lies there: it
 //! passes over it, and takes the first record's word for what was before.
+//!
+//! What only a page's header tells is not believed before something with a CRC confirms it: a record in
+//! parts by its end, a replaced record by the one that replaces it. Until then [`Decoder::verified`] stays
+//! in front of it, so that [`Decoder::rewind`] can take back all of it.
 
+pub use super::event::{Depth, Event, Expected};
+use super::facts::Facts;
 use super::fault::{Fault, Flaw, Place};
-use super::page::{LONG_HEADER, LongHeader, PageHeader, SHORT_HEADER, Version};
+use super::page::{LONG_HEADER, LongHeader, PageHeader, SHORT_HEADER, Version, first_not_zero};
 use super::record::{
     ALIGNMENT, CHECKED_HEADER, LONGEST_RECORD, RECORD_HEADER, Record, RecordHeader, ResourceManager,
 };
-use crate::core::lsn::{Lsn, SegmentSize, Timeline};
-
-/// What is known of the log before its first byte is read.
-#[derive(Debug, Clone, Copy)]
-pub struct Expected {
-    /// Bytes in a segment.
-    pub segment_size: SegmentSize,
-    /// The timeline of the files; pages before a switch carry that of an earlier one.
-    pub timeline: Timeline,
-    /// The server's system identifier; `None`: the first segment tells it.
-    pub system_identifier: Option<u64>,
-}
-
-/// What a decoder looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Depth {
-    /// The headers of pages.
-    Pages,
-    /// Pages and records.
-    Records,
-}
-
-/// What was found.
-#[derive(Debug, Clone, Copy)]
-pub enum Event<'a> {
-    /// A page begins there.
-    Page(Lsn, PageHeader),
-    /// A record is complete, and right.
-    Record(Record<'a>),
-    /// The half-written record that begins there has been replaced; `None`: it began before the first
-    /// byte that was fed.
-    Abandoned(Option<Lsn>),
-}
+use crate::core::lsn::Lsn;
 
 /// Where in the log's structure the next byte lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +41,19 @@ enum State {
     Unseen,
 }
 
+impl State {
+    /// The state in which nothing has begun.
+    fn outside(depth: Depth) -> State {
+        match depth {
+            Depth::Pages => State::Unseen,
+            Depth::Records => State::Between,
+        }
+    }
+}
+
+/// As much as the record that replaces a half-written one needs.
+const LEAST_KEPT: usize = 48;
+
 /// Reads the log; see the module.
 #[derive(Debug, Clone)]
 pub struct Decoder {
@@ -75,15 +62,16 @@ pub struct Decoder {
     /// How many bytes of a record in parts are put together; at least its header.
     keep: usize,
     state: State,
+    /// Position of the first byte that was fed.
+    origin: Lsn,
     /// Position of the next byte.
     at: Lsn,
-    /// Bytes in a page, a power of two; told by the first long header.
-    block: u64,
-    /// Whether a long header has told it.
-    block_told: bool,
-    magic: Option<u16>,
-    /// The timeline of the last page.
-    page_timeline: Timeline,
+    /// What the pages have told.
+    facts: Facts,
+    /// Where to go back to from a rest, a replacement or a page of zeros.
+    back: Lsn,
+    /// What the pages had told there, and at the beginning of a record in parts.
+    facts_back: Facts,
     /// A header that has arrived in part.
     page_header: [u8; LONG_HEADER],
     page_taken: usize,
@@ -106,28 +94,25 @@ pub struct Decoder {
 
 impl Decoder {
     /// A decoder whose first byte is a segment's first. Of records that come in parts at most `keep`
-    /// bytes are put together, and no more memory than that is used.
+    /// bytes (not less than 48) are put together, and no more memory than that is used.
     pub fn new(expected: Expected, depth: Depth, start: Lsn, keep: usize) -> Decoder {
         assert_eq!(
             expected.segment_size.offset_of(start),
             0,
             "decoding begins with a segment"
         );
-        let keep = keep.max(RECORD_HEADER);
+        let keep = keep.max(LEAST_KEPT);
+        let facts = Facts::new(expected.system_identifier);
         Decoder {
             expected,
             depth,
             keep,
-            state: if depth == Depth::Records {
-                State::Between
-            } else {
-                State::Unseen
-            },
+            state: State::outside(depth),
+            origin: start,
             at: start,
-            block: 8192,
-            block_told: false,
-            magic: None,
-            page_timeline: Timeline(1),
+            facts,
+            back: start,
+            facts_back: facts,
             page_header: [0; LONG_HEADER],
             page_taken: 0,
             previous: None,
@@ -147,11 +132,17 @@ impl Decoder {
         self.at
     }
 
-    /// Everything before this has been found right: a record counts when it is complete.
+    /// Everything before this has been found right: a record counts when it is complete, and so does the
+    /// rest of one whose beginning is unknown. It never goes back.
     pub fn verified(&self) -> Lsn {
+        if self.overwrite.is_some() {
+            return self.back;
+        }
         match self.state {
             State::Inside { .. } => self.start,
-            _ => Lsn(self.at.0 - self.page_taken as u64),
+            State::Rest { .. } => self.back,
+            State::Zeros if self.depth == Depth::Pages => self.back,
+            State::Between | State::Zeros | State::Unseen => Lsn(self.at.0 - self.page_taken as u64),
         }
     }
 
@@ -182,12 +173,12 @@ impl Decoder {
 
     /// The version of the server that wrote the log, once a page told it.
     pub fn version(&self) -> Option<Version> {
-        self.magic.and_then(Version::of_magic)
+        self.facts.version()
     }
 
     /// The system identifier, once a page told it.
     pub fn system_identifier(&self) -> Option<u64> {
-        self.expected.system_identifier
+        self.facts.system_identifier
     }
 
     /// The same position, but from here on only the headers of pages are looked at.
@@ -204,8 +195,15 @@ impl Decoder {
     pub fn rewind(&mut self) {
         self.at = self.verified();
         self.page_taken = 0;
-        if let State::Inside { .. } = self.state {
-            self.state = State::Between;
+        let is_unproven = match self.state {
+            State::Inside { .. } | State::Rest { .. } => true,
+            State::Zeros => self.depth == Depth::Pages,
+            State::Between | State::Unseen => self.overwrite.is_some(),
+        };
+        if is_unproven {
+            self.state = State::outside(self.depth);
+            self.facts = self.facts_back;
+            self.overwrite = None;
         }
     }
 
@@ -213,14 +211,17 @@ impl Decoder {
     /// taken. After a fault the decoder stays where it was, see [`Decoder::verified`].
     pub fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Result<Option<Event<'s>>, Fault> {
         while !input.is_empty() {
+            if let Some(record) = self.take_usual(input) {
+                return Ok(Some(Event::Record(record)));
+            }
             if self.is_header_due() {
                 if let Some(page) = self.take_page_header(input)? {
                     return Ok(Some(page));
                 }
                 continue;
             }
-            let room = self.page_end().bytes_since(self.at);
-            let available = usize::try_from(room).map_or(input.len(), |room| room.min(input.len()));
+            let room = self.facts.block - (self.at.0 & (self.facts.block - 1));
+            let available = input.len().min(room as usize);
             match self.state {
                 State::Between if !self.at.0.is_multiple_of(ALIGNMENT) => self.skip_padding(input)?,
                 State::Between => match self.begin_record(input, available)? {
@@ -244,12 +245,8 @@ impl Decoder {
 
     // ---- pages ----
 
-    fn page_end(&self) -> Lsn {
-        Lsn((self.at.0 | (self.block - 1)) + 1)
-    }
-
     fn is_header_due(&self) -> bool {
-        let begins = self.at.0 & (self.block - 1) == 0;
+        let begins = self.at.0 & (self.facts.block - 1) == 0;
         self.page_taken > 0 || (begins && self.state != State::Zeros)
     }
 
@@ -268,6 +265,7 @@ impl Decoder {
         let bytes = self.page_header;
         if self.depth == Depth::Pages && bytes[..length].iter().all(|&byte| byte == 0) && !long {
             self.state = State::Zeros;
+            (self.back, self.facts_back) = (page, self.facts);
             self.page_taken = 0;
             self.skip(input, count);
             return Ok(None);
@@ -275,127 +273,76 @@ impl Decoder {
         let (short, rest) = bytes.split_first_chunk().expect("a long header is longer");
         let header = PageHeader::parse(short);
         let more = rest.first_chunk().filter(|_| long).map(LongHeader::parse);
-        let check = self.check_page(page, &header, more.as_ref());
-        check.map_err(|flaw| Fault {
-            place: Place::Page(page),
-            flaw,
-        })?;
-        self.magic = Some(header.magic);
-        self.page_timeline = header.timeline;
-        if let Some(more) = more {
-            (self.block, self.block_told) = (u64::from(more.block_size), true);
-            self.expected.system_identifier = Some(more.system_identifier);
+        let place = Place::Page(page);
+        self.facts
+            .check(&self.expected, page, &header, more.as_ref())
+            .and_then(|()| self.check_continuation(page, &header))
+            .map_err(|flaw| Fault { place, flaw })?;
+        if !matches!(self.state, State::Inside { .. } | State::Rest { .. }) {
+            self.facts_back = self.facts;
         }
+        self.facts.learn(&header, more.as_ref());
         self.page_taken = 0;
         self.skip(input, count);
-        let abandoned = self.enter_page(&header);
+        let abandoned = self.enter_page(page, &header);
         Ok(Some(match abandoned {
             Some(start) => Event::Abandoned(start),
             None => Event::Page(page, header),
         }))
     }
 
-    /// In the order of PostgreSQL's XLogReaderValidatePageHeader, then what records demand.
-    fn check_page(&self, page: Lsn, header: &PageHeader, more: Option<&LongHeader>) -> Result<(), Flaw> {
-        let expected = self.magic.filter(|&magic| magic != header.magic);
-        if header.version().is_none() || expected.is_some() {
-            let found = header.magic;
-            return Err(Flaw::Magic {
-                expected: self.magic,
-                found,
-            });
-        }
-        if !header.has_valid_flags() {
-            return Err(Flaw::Flags(header.info));
-        }
-        if header.is_long() != more.is_some() {
-            return Err(Flaw::HeaderLength { long: more.is_some() });
-        }
-        if let Some(more) = more {
-            self.check_long_header(more)?;
-        }
-        if header.address != page {
-            return Err(Flaw::Address {
-                expected: page,
-                found: header.address,
-            });
-        }
-        let expected = (self.page_timeline, self.expected.timeline);
-        if header.timeline < expected.0 || header.timeline > expected.1 {
-            let found = header.timeline;
-            return Err(Flaw::PageTimeline { expected, found });
-        }
-        if header.padding != 0 {
-            return Err(Flaw::Padding(header.padding));
-        }
-        self.check_continuation(page, header)
-    }
-
-    fn check_long_header(&self, more: &LongHeader) -> Result<(), Flaw> {
-        let identifier = self.expected.system_identifier;
-        if let Some(expected) = identifier.filter(|&known| known != more.system_identifier) {
-            let found = more.system_identifier;
-            return Err(Flaw::SystemIdentifier { expected, found });
-        }
-        let expected = self.expected.segment_size.bytes();
-        if u64::from(more.segment_size) != expected {
-            let found = more.segment_size;
-            return Err(Flaw::SegmentSize { expected, found });
-        }
-        let valid = more.block_size.is_power_of_two() && (1 << 10..=1 << 16).contains(&more.block_size);
-        let told = u32::try_from(self.block).ok().filter(|_| self.block_told);
-        if !valid || told.is_some_and(|told| told != more.block_size) {
-            let found = more.block_size;
-            return Err(Flaw::BlockSize {
-                expected: told,
-                found,
-            });
-        }
-        Ok(())
-    }
-
     /// Whether the page goes on with what the page before left unfinished.
     fn check_continuation(&self, page: Lsn, header: &PageHeader) -> Result<(), Flaw> {
         let found = header.remaining;
-        let consistent = header.begins_with_rest() == (found > 0)
-            && !(header.begins_with_rest() && header.begins_with_overwrite());
-        let known = match self.state {
-            State::Inside { taken } => Some(self.header.total_length - taken),
-            State::Rest { missing } => Some(missing),
-            State::Between if self.previous.is_some() || page != self.start => Some(0),
-            State::Between | State::Zeros | State::Unseen => None,
+        if header.begins_with_rest() != (found > 0)
+            || (header.begins_with_rest() && header.begins_with_overwrite())
+        {
+            let flags = header.info;
+            return Err(Flaw::Contradiction {
+                flags,
+                remaining: found,
+            });
+        }
+        let expected = match self.state {
+            State::Inside { taken } => self.header.total_length - taken,
+            State::Rest { missing } => missing,
+            State::Between if !self.is_first(page) => 0,
+            State::Between | State::Zeros | State::Unseen => return Ok(()),
         };
-        match known {
-            None if consistent => Ok(()),
-            Some(expected) if consistent && (found == expected || header.begins_with_overwrite()) => Ok(()),
-            _ => {
-                let expected = known.unwrap_or(0);
-                let found = if header.begins_with_rest() || found == expected {
-                    found.max(1)
-                } else {
-                    found
-                };
-                Err(Flaw::Continuation { expected, found })
-            }
+        match header.begins_with_overwrite() {
+            true if expected == 0 => Err(Flaw::Replacement { flagged: true }),
+            false if expected != found => Err(Flaw::Continuation { expected, found }),
+            _ => Ok(()),
         }
     }
 
+    /// Whether nothing is known of what lies before the page.
+    fn is_first(&self, page: Lsn) -> bool {
+        page == self.origin && self.previous.is_none()
+    }
+
     /// Goes on with what the page begins with; gives the record that it abandons, if it does.
-    fn enter_page(&mut self, header: &PageHeader) -> Option<Option<Lsn>> {
+    fn enter_page(&mut self, page: Lsn, header: &PageHeader) -> Option<Option<Lsn>> {
         if self.depth == Depth::Pages {
             return None;
         }
         if header.begins_with_overwrite() {
             let abandoned = self.unfinished();
-            let known = self.state == State::Between;
+            match self.state {
+                State::Inside { .. } if self.overwrite.is_none() => self.back = self.start,
+                State::Between => self.back = page,
+                _ => {}
+            }
             self.state = State::Between;
+            self.rest.clear();
             self.overwrite = Some(abandoned);
-            return (!known).then_some(abandoned);
+            return Some(abandoned);
         }
         if self.state == State::Between && header.remaining > 0 {
             self.state = State::Rest {
                 missing: header.remaining,
             };
+            self.back = page;
             self.rest.clear();
             self.rest_length = header.remaining;
         }
@@ -403,6 +350,44 @@ impl Decoder {
     }
 
     // ---- records ----
+
+    /// Takes the usual record in one step: it lies in this page and in this portion, and is right. `None`:
+    /// something is unusual, and nothing was taken.
+    #[inline]
+    fn take_usual<'i>(&mut self, input: &mut &'i [u8]) -> Option<Record<'i>> {
+        if self.state != State::Between || self.page_taken > 0 || self.overwrite.is_some() {
+            return None;
+        }
+        let padding = self.at.0.wrapping_neg() % ALIGNMENT;
+        let start = Lsn(self.at.0.wrapping_add(padding));
+        let in_page = start.0 & (self.facts.block - 1);
+        let bytes = input.get(padding as usize..)?;
+        let header = RecordHeader::parse(bytes.first_chunk()?);
+        let length = header.total_length as usize;
+        let room = (self.facts.block - in_page) as usize;
+        let is_usual = in_page > 0
+            && (RECORD_HEADER..=room).contains(&length)
+            && self.previous == Some(header.previous)
+            && (header.manager <= ResourceManager::LAST_OF_ALL || self.facts.knows(header.manager))
+            && !header.is_overwrite()
+            && input[..padding as usize].iter().all(|&byte| byte == 0);
+        let record = bytes.get(..length).filter(|_| is_usual)?;
+        let content = crc32c::crc32c(&record[RECORD_HEADER..]);
+        let crc = crc32c::crc32c_append(content, &record[..CHECKED_HEADER]);
+        if crc != header.crc {
+            return None;
+        }
+        *input = &bytes[length..];
+        self.start = start;
+        self.at = Lsn(start.0.wrapping_add(length as u64));
+        self.count_record(&header);
+        Some(Record {
+            start,
+            end: self.at,
+            header,
+            bytes: record,
+        })
+    }
 
     fn begin_record<'a>(&mut self, input: &mut &'a [u8], available: usize) -> Result<Begun<'a>, Fault> {
         self.start = self.at;
@@ -417,9 +402,7 @@ impl Decoder {
         let length = header.total_length as usize;
         self.header = header;
         if available < length {
-            self.parts.clear();
-            self.crc = 0;
-            self.state = State::Inside { taken: 0 };
+            self.enter_record();
             return Ok(Begun::Parts);
         }
         let (record, rest) = input.split_at(length);
@@ -445,10 +428,17 @@ impl Decoder {
             self.check_length(length)?;
         }
         self.header.total_length = length.unwrap_or(0);
+        self.enter_record();
+        Ok(Begun::Parts)
+    }
+
+    fn enter_record(&mut self) {
         self.parts.clear();
         self.crc = 0;
         self.state = State::Inside { taken: 0 };
-        Ok(Begun::Parts)
+        if self.overwrite.is_none() {
+            self.facts_back = self.facts;
+        }
     }
 
     /// Takes what is there of a record in parts; true once that is all of it.
@@ -458,19 +448,36 @@ impl Decoder {
         }
         let count = available.min((self.header.total_length - taken) as usize);
         let part = &input[..count];
-        self.crc = crc32c::crc32c_append(self.crc, part);
-        let kept = count.min(self.keep - self.parts.len().min(self.keep));
-        self.parts.extend_from_slice(&part[..kept]);
+        let crc = crc32c::crc32c_append(self.crc, part);
         let taken = taken + count as u32;
-        if taken < self.header.total_length {
-            self.state = State::Inside { taken };
-            self.skip(input, count);
-            return Ok(false);
+        let kept = self.parts.len();
+        self.keep_part(part);
+        if taken == self.header.total_length
+            && let Err(fault) = self.check_joined(crc)
+        {
+            self.parts.truncate(kept);
+            return Err(fault);
         }
-        self.check_crc(self.crc, &self.parts[..CHECKED_HEADER])?;
-        self.check_overwrite(&self.parts)?;
+        self.crc = crc;
+        self.state = State::Inside { taken };
         self.skip(input, count);
-        Ok(true)
+        Ok(taken == self.header.total_length)
+    }
+
+    /// Keeps as much of the part as there is room for.
+    fn keep_part(&mut self, part: &[u8]) {
+        let kept = part.len().min(self.keep - self.parts.len());
+        let needed = self.parts.len() + kept;
+        if needed > self.parts.capacity() {
+            let capacity = (2 * self.parts.capacity()).clamp(needed, self.keep);
+            self.parts.reserve_exact(capacity - self.parts.len());
+        }
+        self.parts.extend_from_slice(&part[..kept]);
+    }
+
+    fn check_joined(&self, content: u32) -> Result<(), Fault> {
+        self.check_crc(content, &self.parts[..CHECKED_HEADER])?;
+        self.check_overwrite(&self.parts)
     }
 
     /// Takes what is there of the header of a record in parts; true once the record is complete, which
@@ -496,8 +503,7 @@ impl Decoder {
             self.check_header(&header)?;
             self.header = header;
             if header.total_length as usize == RECORD_HEADER {
-                self.check_crc(0, &self.parts[..CHECKED_HEADER])?;
-                self.check_overwrite(&self.parts)?;
+                self.check_joined(0)?;
                 self.skip(input, count);
                 return Ok(true);
             }
@@ -528,7 +534,7 @@ impl Decoder {
 
     fn check_header(&self, header: &RecordHeader) -> Result<(), Fault> {
         self.check_length(header.total_length)?;
-        if !self.knows(header.manager) {
+        if !self.facts.knows(header.manager) {
             return Err(self.fault(Flaw::Manager(header.manager)));
         }
         let found = header.previous;
@@ -539,17 +545,6 @@ impl Decoder {
                 Err(self.fault(Flaw::Previous { expected, found }))
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Whether the server's version has such a resource manager.
-    fn knows(&self, manager: ResourceManager) -> bool {
-        let version = self.version().map_or(0, Version::major);
-        match manager.0 {
-            0..=21 => true,
-            22 => version >= 19,
-            128..=255 => version >= 15,
-            _ => false,
         }
     }
 
@@ -566,10 +561,14 @@ impl Decoder {
 
     /// Whether a record that must replace a half-written one does, and no other.
     fn check_overwrite(&self, record: &[u8]) -> Result<(), Fault> {
+        let is_overwrite = self.header.is_overwrite();
         let Some(abandoned) = self.overwrite else {
-            return Ok(());
+            return match is_overwrite {
+                true => Err(self.fault(Flaw::Replacement { flagged: false })),
+                false => Ok(()),
+            };
         };
-        if !self.header.is_overwrite() {
+        if !is_overwrite {
             return Err(self.fault(Flaw::NoOverwrite));
         }
         // The record's only chunk: one byte of id, one of length, then the position.
@@ -582,7 +581,7 @@ impl Decoder {
     }
 
     fn whole_record<'a>(&mut self, bytes: &'a [u8]) -> Record<'a> {
-        self.at = self.at.advanced_by(bytes.len() as u64);
+        self.advance(bytes.len());
         let header = self.complete_record();
         Record {
             start: self.start,
@@ -603,28 +602,36 @@ impl Decoder {
     }
 
     fn complete_record(&mut self) -> RecordHeader {
+        let header = self.header;
+        self.count_record(&header);
+        header
+    }
+
+    /// The record that begins at `start` ends here.
+    #[inline]
+    fn count_record(&mut self, header: &RecordHeader) {
         self.records += 1;
         self.previous = Some(self.start);
         self.overwrite = None;
         self.rest.clear();
-        let at_segment_end = self.expected.segment_size.offset_of(self.at) == 0;
-        self.state = if self.header.is_switch() && !at_segment_end {
-            State::Zeros
-        } else {
-            State::Between
-        };
-        self.header
+        let empties = header.is_switch() && self.expected.segment_size.offset_of(self.at) != 0;
+        self.state = if empties { State::Zeros } else { State::Between };
     }
 
     // ---- what is passed over ----
 
     fn skip(&mut self, input: &mut &[u8], count: usize) {
         *input = &input[count..];
-        self.at = self.at.advanced_by(count as u64);
+        self.advance(count);
+    }
+
+    /// A file can bear the name of the very last segment, behind whose end there is no position.
+    fn advance(&mut self, count: usize) {
+        self.at = Lsn(self.at.0.wrapping_add(count as u64));
     }
 
     fn skip_padding(&mut self, input: &mut &[u8]) -> Result<(), Fault> {
-        let padding = self.at.0.next_multiple_of(ALIGNMENT) - self.at.0;
+        let padding = self.at.0.wrapping_neg() % ALIGNMENT;
         let count = input.len().min(padding as usize);
         self.check_zeros(&input[..count])?;
         self.skip(input, count);
@@ -655,35 +662,22 @@ impl Decoder {
 
     fn skip_zeros(&mut self, input: &mut &[u8]) -> Result<(), Fault> {
         let size = self.expected.segment_size;
-        let room = size.end_of(size.segment_of(self.at)).bytes_since(self.at);
+        let room = size.bytes() - size.offset_of(self.at);
         let count = usize::try_from(room).map_or(input.len(), |room| room.min(input.len()));
         self.check_zeros(&input[..count])?;
         self.skip(input, count);
         if count as u64 == room {
-            self.state = if self.depth == Depth::Records {
-                State::Between
-            } else {
-                State::Unseen
-            };
+            self.state = State::outside(self.depth);
         }
         Ok(())
     }
 
     fn check_zeros(&self, bytes: &[u8]) -> Result<(), Fault> {
-        // Without an early end the compiler can take many bytes at a time.
-        let any = |chunk: &[u8]| chunk.iter().fold(0, |all, byte| all | byte) != 0;
-        let Some(number) = bytes.chunks(4096).position(any) else {
-            return Ok(());
-        };
-        let offset = bytes[number * 4096..]
-            .iter()
-            .position(|&byte| byte != 0)
-            .unwrap_or(0)
-            + number * 4096;
-        let place = Place::Byte(self.at.advanced_by(offset as u64));
-        Err(Fault {
-            place,
-            flaw: Flaw::NotZero(bytes[offset]),
+        first_not_zero(bytes).map_or(Ok(()), |offset| {
+            Err(Fault {
+                place: Place::Byte(self.at.advanced_by(offset as u64)),
+                flaw: Flaw::NotZero(bytes[offset]),
+            })
         })
     }
 }

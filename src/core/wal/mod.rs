@@ -10,6 +10,8 @@
 
 pub mod content;
 pub mod decoder;
+mod event;
+mod facts;
 pub mod fault;
 pub mod page;
 pub mod record;

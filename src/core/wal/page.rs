@@ -140,3 +140,12 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
+
+/// Where the first byte is that is not zero.
+pub(super) fn first_not_zero(bytes: &[u8]) -> Option<usize> {
+    // Without an early end the compiler can take many bytes at a time.
+    let any = |chunk: &[u8]| chunk.iter().fold(0, |all, byte| all | byte) != 0;
+    let chunk = bytes.chunks(4096).position(any)? * 4096;
+    let offset = bytes[chunk..].iter().position(|&byte| byte != 0)?;
+    Some(chunk + offset)
+}

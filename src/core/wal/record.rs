@@ -24,6 +24,8 @@ impl ResourceManager {
     pub const XLOG: ResourceManager = ResourceManager(0);
     /// Of transactions: commits and the like.
     pub const TRANSACTION: ResourceManager = ResourceManager(1);
+    /// The last of those that every supported version has.
+    pub const LAST_OF_ALL: ResourceManager = ResourceManager(21);
 }
 
 /// A record's header, as it stands there.
