@@ -21,7 +21,7 @@ use crate::error::Result;
 pub const KEEP: usize = 512;
 
 /// Bytes read at once.
-const PORTION: usize = 1 << 20;
+const PORTION: usize = 128 << 10;
 
 /// A decoder at a segment's start, of which nothing is known.
 pub fn fresh(expected: Expected, start: Lsn) -> Decoder {
