@@ -4,10 +4,11 @@
 //! finding them in the stream, [`spread`] many of them at once, [`progress`] what may be claimed, [`writes`] what is on its way to
 //! the disk, [`demand`] what must get there and when, [`order`] what the driver is asked to do,
 //! [`receiver`] the state machine that joins them, [`start`] where a stream begins,
-//! [`wal`] what the received bytes are, [`measure`] what is measured, [`telemetry`] how other threads see it.
+//! [`wal`] what the received bytes are, [`history`] which timeline owns them, [`timestamp`] the server's clock, [`measure`] what is measured, [`telemetry`] how other threads see it.
 
 pub mod demand;
 pub mod framing;
+pub mod history;
 pub mod lsn;
 pub mod measure;
 pub mod message;
@@ -18,5 +19,6 @@ mod schedule;
 pub mod spread;
 pub mod start;
 pub mod telemetry;
+pub mod timestamp;
 pub mod wal;
 pub mod writes;

@@ -6,6 +6,8 @@
 
 mod arguments;
 mod help;
+mod stored;
+mod verify;
 
 use self::arguments::Arguments;
 use super::directory;
@@ -32,6 +34,8 @@ pub enum Command {
     CreateSlot(SlotOptions),
     /// Drop a replication slot and exit.
     DropSlot(SlotOptions),
+    /// Check stored segments.
+    Verify(super::verify::Options),
     /// Print this to standard output and exit.
     Print(String),
 }
@@ -117,10 +121,12 @@ pub struct ConnectionOptions {
     pub program_name: String,
 }
 
-/// A refused command line: what to print to standard error before exiting with code 1.
+/// A refused command line: what to print to standard error before exiting with code 1, or 2 where 1 has another
+/// meaning.
 #[derive(Debug)]
 pub struct Exit {
     lines: String,
+    code: u8,
 }
 
 impl Exit {
@@ -129,14 +135,14 @@ impl Exit {
         if let Some(hint) = error.hint() {
             lines += &format!("\n{program}: hint: {hint}");
         }
-        Exit { lines }
+        Exit { lines, code: 1 }
     }
 
     /// Prints the refusal; with the code returned the process is to exit.
     pub fn report(&self) -> ExitCode {
         // There is nobody to tell that standard error is gone.
         let _ = writeln!(io::stderr(), "{self}");
-        ExitCode::FAILURE
+        ExitCode::from(self.code)
     }
 }
 
@@ -158,7 +164,15 @@ pub fn parse(mut args: impl Iterator<Item = OsString>) -> std::result::Result<Co
     } else {
         dispatch(&program, &args)
     };
-    command.map_err(|error| Exit::new(&program, &error))
+    let looks = matches!(
+        args.first().and_then(|arg| arg.to_str()),
+        Some("verify" | "inspect")
+    );
+    let code = if looks && program != "pg_receivewal" { 2 } else { 1 };
+    command.map_err(|error| Exit {
+        code,
+        ..Exit::new(&program, &error)
+    })
 }
 
 /// Finds the command of a command line that begins with one.
@@ -170,6 +184,10 @@ fn dispatch(program: &str, args: &[OsString]) -> Result<Command> {
     match first.to_str() {
         Some("receive") => receive(
             &Invocation::new(program, &format!("{program} receive")),
+            &args[1..],
+        ),
+        Some("verify") => verify::verify(
+            &Invocation::new(program, &format!("{program} verify")),
             &args[1..],
         ),
         Some("-?" | "--help" | "help") => Ok(Command::Print(help::PROGRAM.replace("{name}", program))),

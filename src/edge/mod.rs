@@ -23,4 +23,7 @@ pub mod session;
 pub mod settings;
 pub mod socket;
 pub mod status;
+pub mod stored;
+pub mod table;
+pub mod verify;
 pub mod wire;

@@ -9,12 +9,13 @@ Usage:
 
 Commands:
   receive                stream write-ahead log into a directory, as pg_receivewal does
+  verify                 check stored segments: every page and every record
 
 Options:
   -V, --version          output version information, then exit
   -?, --help             show this help, then exit
 
-Try \"{name} receive --help\" for the options of the command. Called by the name
+Try \"{name} COMMAND --help\" for the options of a command. Called by the name
 pg_receivewal, the program takes the options of that command alone.
 ";
 
@@ -73,4 +74,27 @@ Options that pg_receivewal does not have:
 Example, with a slot that keeps the server from removing what is not yet received:
   {name} --create-slot --slot=archive --host=db1
   {name} --directory=/archive --slot=archive --host=db1 --synchronous
+";
+
+/// Help on `verify`.
+pub(super) const VERIFY: &str = "\
+{name} checks stored write-ahead log: every page, every record, and that nothing is missing.
+
+Usage:
+  {name} [OPTION]... DIR|FILE...
+
+Options:
+  -j, --jobs=N           look at so many segments at once (default: as many as cores)
+      --json             print one JSON object
+  -q, --quiet            print only what is wrong
+  -s, --start=LSN        leave out the segments before this position
+  -e, --end=LSN          leave out what begins at this position or later
+      --segment-size=MB  size of segments, should no file tell it
+  -V, --version          output version information, then exit
+  -?, --help             show this help, then exit
+
+Files are only read; a receiver may be writing to the directory. Segments that are missing are
+looked for in directories only. Compressed segments are counted and not looked at.
+
+Exit codes: 0 sound, 1 something is damaged or missing, 2 could not look.
 ";
