@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use walring::edge::cli::{self, Command};
-use walring::edge::{logging, receive, verify};
+use walring::edge::{inspect, logging, receive, verify};
 use walring::error::{Error, Result};
 use walring::ring::setup;
 use walring::ring::stop::Stop;
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     };
     let (program, log) = match &command {
         Command::Verify(options) => return looked(verify::run(options)),
+        Command::Inspect(options) => return looked(inspect::run(options)),
         Command::Print(text) => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -49,7 +50,7 @@ fn run(command: &Command) -> Result<()> {
         }
         Command::CreateSlot(options) => block_on(receive::create_slot(options)),
         Command::DropSlot(options) => block_on(receive::drop_slot(options)),
-        Command::Print(_) | Command::Verify(_) => Ok(()),
+        Command::Print(_) | Command::Verify(_) | Command::Inspect(_) => Ok(()),
     }
 }
 

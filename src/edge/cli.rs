@@ -6,6 +6,7 @@
 
 mod arguments;
 mod help;
+mod inspect;
 mod stored;
 mod verify;
 
@@ -36,6 +37,8 @@ pub enum Command {
     DropSlot(SlotOptions),
     /// Check stored segments.
     Verify(super::verify::Options),
+    /// Tell what is in stored segments.
+    Inspect(super::inspect::Options),
     /// Print this to standard output and exit.
     Print(String),
 }
@@ -188,6 +191,10 @@ fn dispatch(program: &str, args: &[OsString]) -> Result<Command> {
         ),
         Some("verify") => verify::verify(
             &Invocation::new(program, &format!("{program} verify")),
+            &args[1..],
+        ),
+        Some("inspect") => inspect::inspect(
+            &Invocation::new(program, &format!("{program} inspect")),
             &args[1..],
         ),
         Some("-?" | "--help" | "help") => Ok(Command::Print(help::PROGRAM.replace("{name}", program))),

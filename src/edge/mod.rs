@@ -9,6 +9,7 @@ pub mod dial;
 pub mod directory;
 pub mod history;
 pub mod hosts;
+pub mod inspect;
 pub mod latency_report;
 pub mod logging;
 pub mod passfile;

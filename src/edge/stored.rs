@@ -3,10 +3,14 @@
 //! The directory is not locked and may belong to a running receiver: a file that has just got its final
 //! name is looked up under that, see [`Segment::open`].
 
+mod examine;
 mod format;
+mod index;
 mod listing;
 
+pub use self::examine::{Decoded, Examined, Examiner};
 pub use self::format::{Format, page_header};
+pub use self::index::Index;
 pub use self::listing::{Misfit, Segment, Stored};
 
 use crate::core::lsn::Lsn;

@@ -1,24 +1,20 @@
 //! `walring verify`: is the stored log sound?
 //!
 //! ```text
-//!  stored: list files --> [examine: scan a segment] x cores --> chain: joins, gaps, timelines --> report
+//!  stored: list files --> [stored: scan a segment] x cores --> chain: joins, gaps, timelines --> report
 //! ```
 //!
 //! Every segment is decoded by itself ([`crate::core::wal::scan`]), several at once; what crosses their
 //! borders is checked from both sides and compared afterwards.
 
 mod chain;
-mod examine;
 mod finding;
-mod index;
 mod report;
 
 use self::chain::Chain;
-use self::examine::{Examined, Examiner};
 pub use self::finding::{Finding, Kind};
-use self::index::Index;
 use super::progress_line::ProgressLine;
-use super::stored::{CHUNK, Segment, Stored};
+use super::stored::{CHUNK, Examined, Examiner, Index, Segment, Stored};
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::core::wal::page::Version;
 use crate::core::wal::scan::End;

@@ -17,12 +17,12 @@ use super::content::Completion;
 use super::decoder::{Decoder, Depth, Event, Expected};
 use super::fault::{Fault, Flaw, Place};
 use super::page::{LONG_HEADER, PageHeader, SHORT_HEADER};
-use super::record::{ALIGNMENT, RECORD_HEADER, RecordHeader};
+use super::record::{ALIGNMENT, RECORD_HEADER, Record, RecordHeader};
 use crate::core::history::History;
 use crate::core::lsn::{Lsn, SegmentSize};
 
 /// Enough of a record to know a transaction's end and what a replacing record replaces.
-const KEEP: usize = 64;
+pub const LEAST_KEEP: usize = 64;
 
 /// So many damages of one segment are kept; the others are counted.
 pub const MOST_DAMAGES: usize = 100;
@@ -140,10 +140,10 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// A scan of the segment that begins at `start`.
-    pub fn new(known: Known, start: Lsn) -> Scan {
+    /// A scan of the segment that begins at `start`; of records that cross pages `keep` bytes are put together.
+    pub fn new(known: Known, start: Lsn, keep: usize) -> Scan {
         let size = known.expected.segment_size;
-        let mut decoder = Decoder::new(known.expected, Depth::Records, start, KEEP);
+        let mut decoder = Decoder::new(known.expected, Depth::Records, start, keep.max(LEAST_KEEP));
         decoder.expect_pages(known.magic, known.block_size);
         let outcome = Outcome {
             pages: 0,
@@ -186,8 +186,8 @@ impl Scan {
         !self.ended && !self.lost && self.decoder.unfinished().is_some()
     }
 
-    /// Takes the bytes at [`Scan::position`].
-    pub fn feed(&mut self, bytes: &[u8]) -> Step {
+    /// Takes the bytes at [`Scan::position`], showing every good record that begins in the segment.
+    pub fn feed(&mut self, bytes: &[u8], mut see: impl FnMut(&Record)) -> Step {
         let mut input = bytes;
         while !self.ended {
             let seen = match self.decoder.next(&mut input) {
@@ -195,6 +195,9 @@ impl Scan {
                 Ok(Some(Event::Page(lsn, header))) => Seen::Page(lsn, header),
                 Ok(Some(Event::Abandoned(_))) => Seen::Replacement,
                 Ok(Some(Event::Record(record))) => {
+                    if record.start < self.end {
+                        see(&record);
+                    }
                     let commits = Completion::of(&record).is_some_and(Completion::is_commit);
                     Seen::Record(record.start, record.end, record.header, commits)
                 }

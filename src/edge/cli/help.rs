@@ -10,6 +10,7 @@ Usage:
 Commands:
   receive                stream write-ahead log into a directory, as pg_receivewal does
   verify                 check stored segments: every page and every record
+  inspect                tell what is in stored segments
 
 Options:
   -V, --version          output version information, then exit
@@ -97,4 +98,25 @@ Files are only read; a receiver may be writing to the directory. Segments that a
 looked for in directories only. Compressed segments are counted and not looked at.
 
 Exit codes: 0 sound, 1 something is damaged or missing, 2 could not look.
+";
+
+/// Help on `inspect`.
+pub(super) const INSPECT: &str = "\
+{name} tells what is in a segment of stored write-ahead log, or in all of the newest timeline.
+
+Usage:
+  {name} [OPTION]... FILE|DIR
+
+Options:
+      --commits          list the ends of transactions: position, time, number
+      --records          list records
+      --stats            add up the records of each resource manager
+  -s, --start=LSN        leave out what begins before this position
+  -e, --end=LSN          leave out what begins at this position or later
+      --json             print one JSON object
+      --segment-size=MB  size of segments, should no file tell it
+  -V, --version          output version information, then exit
+  -?, --help             show this help, then exit
+
+Exit codes: 0, 1 if what is there is damaged, 2 could not look.
 ";

@@ -1,12 +1,10 @@
 //! What can be wrong between segments: joins, gaps, timelines.
 
-use super::examine::{Decoded, Examined};
 use super::finding::{Finding, Kind};
-use super::index::Index;
 use crate::core::history::History;
 use crate::core::lsn::{Lsn, SegmentNumber, Timeline};
 use crate::core::wal::scan::{Damage, End, Handover, MOST_DAMAGES};
-use crate::edge::stored::{CHUNK, Segment, Stored};
+use crate::edge::stored::{CHUNK, Decoded, Examined, Index, Segment, Stored};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Which file holds which segment, and which follows which, also across timelines.
 
-use crate::core::lsn::{SegmentNumber, Timeline};
-use crate::edge::stored::{Segment, Stored};
+use super::{Segment, Stored};
+use crate::core::lsn::{Lsn, SegmentNumber, Timeline};
 use std::collections::BTreeMap;
 
 /// For each segment the best file: decodable before compressed, complete before partial.
@@ -64,7 +64,7 @@ impl Index {
     pub fn predecessor(&self, stored: &Stored, timeline: Timeline, segment: SegmentNumber) -> Option<usize> {
         let before = SegmentNumber(segment.0.checked_sub(1)?);
         let history = stored.history(timeline);
-        let last_byte = crate::core::lsn::Lsn(stored.format.segment_size.start_of(segment).0 - 1);
+        let last_byte = Lsn(stored.format.segment_size.start_of(segment).0 - 1);
         let owner = history.map_or(timeline, |history| history.owner_of(last_byte));
         self.file(owner, before)
     }

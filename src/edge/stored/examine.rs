@@ -1,12 +1,12 @@
 //! Looking at one segment file.
 
-use super::index::Index;
+use super::{CHUNK, Index, Reader, Segment, Stored, page_header};
 use crate::core::lsn::{Lsn, SegmentNumber, Timeline};
 use crate::core::start::{Encoding, Stage};
 use crate::core::wal::decoder::Expected;
 use crate::core::wal::page::{LONG_HEADER, LongHeader, PageHeader};
-use crate::core::wal::scan::{End, Known, Outcome, Scan, Step};
-use crate::edge::stored::{CHUNK, Reader, Segment, Stored, page_header};
+use crate::core::wal::record::Record;
+use crate::core::wal::scan::{End, Known, LEAST_KEEP, Outcome, Scan, Step};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -71,44 +71,81 @@ impl<'a> Examiner<'a> {
         }
     }
 
-    /// Looks at one of them; `buffer` is used again and again.
+    /// Looks at one of them; `buffer` is used again and again. A partial that is written meanwhile is looked at
+    /// again before it is called damaged.
     pub fn examine(&self, number: usize, buffer: &mut Vec<u8>) -> Examined {
+        let look = |reader: &Reader, segment: &Segment, true_name, buffer: &mut Vec<u8>| {
+            for _ in 1..ATTEMPTS {
+                let before = reader.state()?;
+                let mut walk = Walk::new(self, segment, reader, true_name, LEAST_KEEP, buffer)?;
+                walk.run(|_| {})?;
+                let decoded = walk.finish(before.0);
+                let is_final = segment.is_complete() || decoded.outcome.damages.is_empty();
+                if is_final || reader.state()? == before {
+                    return Ok(decoded);
+                }
+            }
+            self.walk(reader, segment, true_name, LEAST_KEEP, buffer, |_| {})
+        };
+        self.open_and(number, buffer, look)
+    }
+
+    /// Looks at one of them, showing each record that begins in it, of those that cross pages `keep` bytes at least.
+    pub fn examine_records(
+        &self,
+        number: usize,
+        keep: usize,
+        buffer: &mut Vec<u8>,
+        see: impl FnMut(&Record),
+    ) -> Examined {
+        self.open_and(number, buffer, |reader, segment, true_name, buffer| {
+            self.walk(reader, segment, true_name, keep, buffer, see)
+        })
+    }
+
+    fn walk(
+        &self,
+        reader: &Reader,
+        segment: &Segment,
+        true_name: Option<(Timeline, SegmentNumber)>,
+        keep: usize,
+        buffer: &mut Vec<u8>,
+        see: impl FnMut(&Record),
+    ) -> io::Result<Decoded> {
+        let bytes = reader.state()?.0;
+        let mut walk = Walk::new(self, segment, reader, true_name, keep, buffer)?;
+        walk.run(see)?;
+        Ok(walk.finish(bytes))
+    }
+
+    /// Opens a file and looks at its head before all of it is looked at.
+    fn open_and(
+        &self,
+        number: usize,
+        buffer: &mut Vec<u8>,
+        look: impl FnOnce(
+            &Reader,
+            &Segment,
+            Option<(Timeline, SegmentNumber)>,
+            &mut Vec<u8>,
+        ) -> io::Result<Decoded>,
+    ) -> Examined {
         let segment = &self.stored.segments[number];
         if segment.file.encoding != Encoding::Plain {
             return Examined::Compressed;
         }
-        let examined = self.examine_plain(segment, buffer);
-        examined.unwrap_or_else(Examined::Unreadable)
-    }
-
-    fn examine_plain(&self, segment: &Segment, buffer: &mut Vec<u8>) -> io::Result<Examined> {
-        let Some(reader) = segment.open(self.stored.format.segment_size)? else {
-            return Ok(Examined::Gone);
+        let examined = || -> io::Result<Examined> {
+            let Some(reader) = segment.open(self.stored.format.segment_size)? else {
+                return Ok(Examined::Gone);
+            };
+            let true_name = match self.head(segment, &reader, buffer)? {
+                Head::Foreign(identifier) => return Ok(Examined::Foreign(identifier)),
+                Head::Other(timeline, number) => Some((timeline, number)),
+                Head::Fine => None,
+            };
+            Ok(Examined::Decoded(look(&reader, segment, true_name, buffer)?))
         };
-        let true_name = match self.head(segment, &reader, buffer)? {
-            Head::Foreign(identifier) => return Ok(Examined::Foreign(identifier)),
-            Head::Other(timeline, number) => Some((timeline, number)),
-            Head::Fine => None,
-        };
-        let mut attempt = 1;
-        loop {
-            let before = reader.state()?;
-            let mut walk = Walk::new(self, segment, &reader, true_name, buffer)?;
-            walk.run()?;
-            let (outcome, followed) = walk.finish();
-            let partial = segment.file.stage == Stage::Partial;
-            let changed = || Ok::<_, io::Error>(reader.state()? != before);
-            if partial && !outcome.damages.is_empty() && attempt < ATTEMPTS && changed()? {
-                attempt += 1;
-                continue;
-            }
-            return Ok(Examined::Decoded(Decoded {
-                outcome,
-                followed,
-                bytes: before.0,
-                true_name,
-            }));
-        }
+        examined().unwrap_or_else(Examined::Unreadable)
     }
 
     /// Whether the file is the segment that its name says: not one bit of its header is believed alone.
@@ -152,7 +189,7 @@ struct Walk<'w> {
     number: SegmentNumber,
     scan: Scan,
     buffer: &'w mut Vec<u8>,
-    detached: bool,
+    true_name: Option<(Timeline, SegmentNumber)>,
     /// Added to a position in the log to get one that the reader knows.
     shift: u64,
 }
@@ -163,6 +200,7 @@ impl<'w> Walk<'w> {
         segment: &'w Segment,
         own: &'w Reader,
         true_name: Option<(Timeline, SegmentNumber)>,
+        keep: usize,
         buffer: &'w mut Vec<u8>,
     ) -> io::Result<Walk<'w>> {
         let format = &examiner.stored.format;
@@ -181,7 +219,7 @@ impl<'w> Walk<'w> {
             history: examiner.stored.history(timeline).filter(|_| true_name.is_none()),
         };
         let shift = named.0.wrapping_sub(start.0);
-        let mut scan = Scan::new(known, start);
+        let mut scan = Scan::new(known, start, keep);
         let mut ends = examiner.end;
         if segment.file.stage == Stage::Partial {
             let content = own.content_end(size.bytes(), buffer)?;
@@ -200,12 +238,12 @@ impl<'w> Walk<'w> {
             number,
             scan,
             buffer,
-            detached: true_name.is_some(),
+            true_name,
             shift,
         })
     }
 
-    fn run(&mut self) -> io::Result<()> {
+    fn run(&mut self, mut see: impl FnMut(&Record)) -> io::Result<()> {
         let size = self.examiner.stored.format.segment_size;
         let own = self.number;
         // What the buffer holds: it is used again when the scan goes back a little.
@@ -226,7 +264,7 @@ impl<'w> Walk<'w> {
                 }
             }
             let offset = at.bytes_since(from) as usize;
-            if self.scan.feed(&self.buffer[offset..]) == Step::Done {
+            if self.scan.feed(&self.buffer[offset..], &mut see) == Step::Done {
                 return Ok(());
             }
         }
@@ -256,7 +294,7 @@ impl<'w> Walk<'w> {
         let timeline = self.segment.file.timeline;
         let before = SegmentNumber(number.0 - 1);
         let successor = self.examiner.index.successor(stored, timeline, before);
-        let Some(successor) = successor.filter(|_| !self.detached) else {
+        let Some(successor) = successor.filter(|_| self.true_name.is_none()) else {
             return Ok(false);
         };
         let segment = &stored.segments[successor];
@@ -281,11 +319,16 @@ impl<'w> Walk<'w> {
         Ok(true)
     }
 
-    fn finish(self) -> (Outcome, Vec<usize>) {
+    fn finish(self, bytes: u64) -> Decoded {
         let mut outcome = self.scan.finish();
-        if self.detached && outcome.end == End::Next {
+        if self.true_name.is_some() && outcome.end == End::Next {
             outcome.handover = None;
         }
-        (outcome, self.followed)
+        Decoded {
+            outcome,
+            followed: self.followed,
+            bytes,
+            true_name: self.true_name,
+        }
     }
 }
