@@ -34,6 +34,7 @@ impl Sums {
 #[derive(Debug)]
 pub struct Survey {
     start: Option<Lsn>,
+    end: Option<Lsn>,
     lists_commits: bool,
     lists_records: bool,
     keeps: bool,
@@ -64,6 +65,7 @@ impl Survey {
     pub fn new(options: &Options, magic: Option<u16>) -> Survey {
         Survey {
             start: options.start,
+            end: options.end,
             lists_commits: options.commits,
             lists_records: options.records,
             keeps: options.json,
@@ -88,7 +90,8 @@ impl Survey {
 
     /// Counts a record, and lists it on `out` if that is asked for.
     pub fn see(&mut self, record: &Record, out: &mut impl Write) {
-        if self.start.is_some_and(|start| record.start < start) {
+        let before = self.start.is_some_and(|start| record.start < start);
+        if before || self.end.is_some_and(|end| record.start >= end) {
             return;
         }
         let Some(version) = self.version else { return };

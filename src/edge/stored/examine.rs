@@ -1,7 +1,7 @@
 //! Looking at one segment file.
 
 use super::{CHUNK, Index, Reader, Segment, Stored, page_header};
-use crate::core::lsn::{Lsn, SegmentNumber, Timeline};
+use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
 use crate::core::start::{Encoding, Stage};
 use crate::core::wal::decoder::Expected;
 use crate::core::wal::page::{LONG_HEADER, LongHeader, PageHeader};
@@ -148,6 +148,14 @@ impl<'a> Examiner<'a> {
         examined().unwrap_or_else(Examined::Unreadable)
     }
 
+    /// Where a later timeline leaves this one in that segment: what a partial holds behind is nobody's.
+    fn fork_in(&self, timeline: Timeline, segment: SegmentNumber) -> Option<Lsn> {
+        let size = self.stored.format.segment_size;
+        let forks = self.stored.histories.values().flat_map(|history| &history.forks);
+        let here = forks.filter(|fork| fork.timeline == timeline && size.segment_of(fork.end) == segment);
+        here.map(|fork| fork.end).min()
+    }
+
     /// Whether the file is the segment that its name says: not one bit of its header is believed alone.
     fn head(&self, segment: &Segment, reader: &Reader, buffer: &mut Vec<u8>) -> io::Result<Head> {
         let format = &self.stored.format;
@@ -160,7 +168,9 @@ impl<'a> Examiner<'a> {
         let Some(more) = more.first_chunk().map(LongHeader::parse) else {
             return Ok(Head::Fine);
         };
-        if header.version().is_none() || !header.is_long() {
+        // The sizes come last: without them the header has not arrived in whole.
+        let whole = SegmentSize::new(more.segment_size.into()).is_some() && more.block_size != 0;
+        if header.version().is_none() || !header.is_long() || !whole {
             return Ok(Head::Fine);
         }
         let known = format.system_identifier.unwrap_or(more.system_identifier);
@@ -224,6 +234,9 @@ impl<'w> Walk<'w> {
         if segment.file.stage == Stage::Partial {
             let content = own.content_end(size.bytes(), buffer)?;
             let content = Lsn(content.0.wrapping_sub(shift));
+            let content = examiner
+                .fork_in(timeline, number)
+                .map_or(content, |fork| fork.min(content));
             ends = Some(ends.map_or(content, |end| end.min(content)));
         }
         if let Some(end) = ends {
