@@ -1,11 +1,13 @@
 //! `walring verify`: what is sound passes, and what is damaged, missing or out of place is named.
 mod common;
 
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use common::postgres::server_user;
 use common::receiver::streaming;
 use common::stored::{archive_of, json, look, verify};
-use common::{Archive, Installation, Lsn, Server, ServerOptions};
+use common::{Archive, Installation, Lsn, Process, Server, ServerOptions};
 
 const SEGMENT: u64 = 1 << 20;
 
@@ -314,15 +316,65 @@ fn what_cannot_be_looked_at_is_neither_sound_nor_damaged() {
     ] {
         assert_eq!(look(arguments).code, Some(2), "{arguments:?}");
     }
-    // A directory in the place of a segment's file cannot be read by anyone.
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
     let server = Server::start();
     let archive = loaded(&server);
-    let unreadable = archive.file(&archive.segments()[0]);
-    if !rustix::process::geteuid().is_root() {
-        let nobody = std::os::unix::fs::PermissionsExt::from_mode(0);
-        std::fs::set_permissions(&unreadable, nobody).unwrap();
-        assert_eq!(verify(&archive, &[]).code, Some(2));
+    let unreadable = archive.segments()[1].clone();
+    let mode = |name: &str, mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(archive.file(name), mode).expect("change permissions");
+    };
+    // Root may read everything: as root the program runs as the servers' user.
+    std::fs::copy(env!("CARGO_BIN_EXE_walring"), archive.file("program")).expect("copy the program");
+    mode("", 0o755);
+    mode("program", 0o755);
+    archive
+        .names()
+        .iter()
+        .filter(|name| *name != "program")
+        .for_each(|name| mode(name, 0o644));
+    mode(&unreadable, 0o000);
+    let mut command = Command::new(archive.file("program"));
+    command.arg("verify").arg(archive.path());
+    if let Some((uid, gid)) = server_user() {
+        command.uid(uid).gid(gid);
     }
+    let exit = Process::spawn(command).finish();
+    assert_eq!(exit.code, Some(2), "{exit:#?}");
+    let line = format!("{unreadable}: cannot be read: Permission denied");
+    assert!(exit.stdout.lines().any(|said| said == line), "{}", exit.stdout);
+}
+
+#[test]
+fn a_segment_of_a_copy_that_went_another_way_does_not_join() {
+    let server = Server::start();
+    let copy = server.base_backup(&[]);
+    copy.start_again();
+    let first = server.flush_lsn();
+    // Both go on at the same position, at the beginning of a segment, and come there by different ways.
+    server.write_wal(10);
+    copy.write_wal(300);
+    let starts = [&server, &copy].map(|server| server.switch_wal());
+    let start = starts[0].max(starts[1]);
+    while server.flush_lsn() < start {
+        server.switch_wal();
+    }
+    while copy.flush_lsn() < start {
+        copy.switch_wal();
+    }
+    let end = server.write_wal(1500);
+    copy.write_wal(1500);
+    let archive = archive_of(&server, first, end);
+    assert_sound(&archive);
+    let name = start.segment_name(1, SEGMENT);
+    archive.write(&name, &copy.wal_file(&name));
+    let findings = findings(&archive);
+    let join = findings.iter().find(|finding| finding["kind"] == "join");
+    let join = join.unwrap_or_else(|| panic!("{findings:#?}"));
+    assert_eq!((&join["file"], &join["offset"]), (&name.into(), &40.into()));
 }
 
 #[test]
@@ -401,7 +453,7 @@ fn promoted(server: &Server) -> (Archive, Lsn) {
     let end = server.write_wal(2500);
     let history = server.wal_file("00000002.history");
     let text = String::from_utf8(history).expect("a history is text");
-    let fork = text
+    let fork: Lsn = text
         .split_whitespace()
         .nth(1)
         .expect("a switch point")

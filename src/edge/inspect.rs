@@ -7,7 +7,7 @@ mod report;
 mod survey;
 
 use self::survey::Survey;
-use super::stored::{CHUNK, Decoded, Examined, Examiner, Index, Stored};
+use super::stored::{Buffer, Decoded, Examined, Examiner, Index, Stored};
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::core::wal::scan::End;
 use crate::error::{Error, Result, system_text};
@@ -48,7 +48,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let examiner = Examiner::new(&stored, &index, options.end);
     let mut out = BufWriter::new(io::stdout().lock());
     let mut survey = Survey::new(options, stored.format.magic);
-    let mut buffer = Vec::with_capacity(CHUNK);
+    let mut buffer = Buffer::new();
     let mut looked = Vec::new();
     for number in chosen {
         let examined =

@@ -18,11 +18,54 @@ use crate::error::{Error, system_text};
 use rustix::fs::Advice;
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// How much is read at once: it stays in the processor's cache until it is decoded.
-pub const CHUNK: usize = 256 << 10;
+pub const CHUNK: usize = 128 << 10;
+
+/// What was read. It begins with a page of memory: the kernel copies twice as fast to there as to just
+/// anywhere.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    /// Bytes before the first page.
+    skew: usize,
+    filled: usize,
+}
+
+impl Buffer {
+    const ALIGNMENT: usize = 4096;
+
+    /// An empty buffer.
+    pub fn new() -> Buffer {
+        let bytes = vec![0; CHUNK + Buffer::ALIGNMENT];
+        let skew = bytes
+            .as_ptr()
+            .align_offset(Buffer::ALIGNMENT)
+            .min(Buffer::ALIGNMENT);
+        Buffer {
+            bytes,
+            skew,
+            filled: 0,
+        }
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Buffer {
+        Buffer::new()
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.skew..][..self.filled]
+    }
+}
 
 /// An open segment file.
 #[derive(Debug)]
@@ -51,21 +94,20 @@ impl Reader {
         &self.path
     }
 
-    /// Reads up to `limit` bytes at `lsn` into the buffer, which it leaves as long as what was read: empty at the
-    /// end of the file.
-    pub fn read(&self, lsn: Lsn, limit: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
-        buffer.resize(limit, 0);
-        let mut filled = 0;
-        while filled < limit {
-            let offset = lsn.bytes_since(self.start) + filled as u64;
-            match self.file.read_at(&mut buffer[filled..], offset) {
+    /// Reads up to `limit` bytes at `lsn` into the buffer, but no more than [`CHUNK`]: nothing at the end of the file.
+    pub fn read(&self, lsn: Lsn, limit: usize, buffer: &mut Buffer) -> io::Result<()> {
+        let limit = limit.min(CHUNK);
+        buffer.filled = 0;
+        while buffer.filled < limit {
+            let offset = lsn.bytes_since(self.start) + buffer.filled as u64;
+            let room = &mut buffer.bytes[buffer.skew..][buffer.filled..limit];
+            match self.file.read_at(room, offset) {
                 Ok(0) => break,
-                Ok(count) => filled += count,
+                Ok(count) => buffer.filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        buffer.truncate(filled);
         Ok(())
     }
 
@@ -77,7 +119,7 @@ impl Reader {
     }
 
     /// The first position behind the last byte that is not zero, within `size` bytes.
-    pub fn content_end(&self, size: u64, buffer: &mut Vec<u8>) -> io::Result<Lsn> {
+    pub fn content_end(&self, size: u64, buffer: &mut Buffer) -> io::Result<Lsn> {
         let mut end = self.state()?.0.min(size);
         while end > 0 {
             let from = end.saturating_sub(CHUNK as u64);
@@ -135,7 +177,7 @@ mod tests {
             }
             std::fs::write(&path, &content).unwrap();
             let reader = Reader::open(&path, start).unwrap();
-            let found = reader.content_end(size as u64, &mut Vec::new()).unwrap();
+            let found = reader.content_end(size as u64, &mut Buffer::new()).unwrap();
             assert_eq!(found.bytes_since(start), end as u64);
         }
     }

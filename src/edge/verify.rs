@@ -14,7 +14,7 @@ mod report;
 use self::chain::Chain;
 pub use self::finding::{Finding, Kind};
 use super::progress_line::ProgressLine;
-use super::stored::{CHUNK, Examined, Examiner, Index, Segment, Stored};
+use super::stored::{Buffer, Examined, Examiner, Index, Segment, Stored};
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::core::wal::page::Version;
 use crate::core::wal::scan::End;
@@ -218,7 +218,7 @@ fn examine_all(
     let results: Vec<Mutex<Option<Examined>>> = stored.segments.iter().map(|_| Mutex::new(None)).collect();
     let (taken, done) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = || {
-        let mut buffer = Vec::with_capacity(CHUNK);
+        let mut buffer = Buffer::new();
         while let Some(&number) = chosen.get(taken.fetch_add(1, Ordering::Relaxed)) {
             let examined = examiner.examine(number, &mut buffer);
             *results[number].lock().expect("no thread panics") = Some(examined);

@@ -1,6 +1,6 @@
 //! Looking at one segment file.
 
-use super::{CHUNK, Index, Reader, Segment, Stored, page_header};
+use super::{Buffer, CHUNK, Index, Reader, Segment, Stored, page_header};
 use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
 use crate::core::start::{Encoding, Stage};
 use crate::core::wal::decoder::Expected;
@@ -73,8 +73,8 @@ impl<'a> Examiner<'a> {
 
     /// Looks at one of them; `buffer` is used again and again. A partial that is written meanwhile is looked at
     /// again before it is called damaged.
-    pub fn examine(&self, number: usize, buffer: &mut Vec<u8>) -> Examined {
-        let look = |reader: &Reader, segment: &Segment, true_name, buffer: &mut Vec<u8>| {
+    pub fn examine(&self, number: usize, buffer: &mut Buffer) -> Examined {
+        let look = |reader: &Reader, segment: &Segment, true_name, buffer: &mut Buffer| {
             for _ in 1..ATTEMPTS {
                 let before = reader.state()?;
                 let mut walk = Walk::new(self, segment, reader, true_name, LEAST_KEEP, buffer)?;
@@ -95,7 +95,7 @@ impl<'a> Examiner<'a> {
         &self,
         number: usize,
         keep: usize,
-        buffer: &mut Vec<u8>,
+        buffer: &mut Buffer,
         see: impl FnMut(&Record),
     ) -> Examined {
         self.open_and(number, buffer, |reader, segment, true_name, buffer| {
@@ -109,7 +109,7 @@ impl<'a> Examiner<'a> {
         segment: &Segment,
         true_name: Option<(Timeline, SegmentNumber)>,
         keep: usize,
-        buffer: &mut Vec<u8>,
+        buffer: &mut Buffer,
         see: impl FnMut(&Record),
     ) -> io::Result<Decoded> {
         let bytes = reader.state()?.0;
@@ -122,12 +122,12 @@ impl<'a> Examiner<'a> {
     fn open_and(
         &self,
         number: usize,
-        buffer: &mut Vec<u8>,
+        buffer: &mut Buffer,
         look: impl FnOnce(
             &Reader,
             &Segment,
             Option<(Timeline, SegmentNumber)>,
-            &mut Vec<u8>,
+            &mut Buffer,
         ) -> io::Result<Decoded>,
     ) -> Examined {
         let segment = &self.stored.segments[number];
@@ -157,7 +157,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// Whether the file is the segment that its name says: not one bit of its header is believed alone.
-    fn head(&self, segment: &Segment, reader: &Reader, buffer: &mut Vec<u8>) -> io::Result<Head> {
+    fn head(&self, segment: &Segment, reader: &Reader, buffer: &mut Buffer) -> io::Result<Head> {
         let format = &self.stored.format;
         let start = self.stored.start_of(segment);
         reader.read(start, LONG_HEADER, buffer)?;
@@ -198,7 +198,7 @@ struct Walk<'w> {
     followed: Vec<usize>,
     number: SegmentNumber,
     scan: Scan,
-    buffer: &'w mut Vec<u8>,
+    buffer: &'w mut Buffer,
     true_name: Option<(Timeline, SegmentNumber)>,
     /// Added to a position in the log to get one that the reader knows.
     shift: u64,
@@ -211,7 +211,7 @@ impl<'w> Walk<'w> {
         own: &'w Reader,
         true_name: Option<(Timeline, SegmentNumber)>,
         keep: usize,
-        buffer: &'w mut Vec<u8>,
+        buffer: &'w mut Buffer,
     ) -> io::Result<Walk<'w>> {
         let format = &examiner.stored.format;
         let size = format.segment_size;

@@ -4,7 +4,7 @@ use super::finding::{Finding, Kind};
 use crate::core::history::History;
 use crate::core::lsn::{Lsn, SegmentNumber, Timeline};
 use crate::core::wal::scan::{Damage, End, Handover, MOST_DAMAGES};
-use crate::edge::stored::{CHUNK, Decoded, Examined, Index, Segment, Stored};
+use crate::edge::stored::{Buffer, CHUNK, Decoded, Examined, Index, Segment, Stored};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -234,13 +234,13 @@ impl Chain<'_> {
         let open = |number: usize| self.stored.segments[number].open(size).ok().flatten();
         let (old_file, new_file) = (open(old)?, open(new)?);
         let mut at = self.stored.start_of(&self.stored.segments[old]);
-        let (mut a, mut b) = (Vec::new(), Vec::new());
+        let (mut a, mut b) = (Buffer::new(), Buffer::new());
         while at < end {
             let limit = CHUNK.min(end.bytes_since(at) as usize);
             old_file.read(at, limit, &mut a).ok()?;
             new_file.read(at, limit, &mut b).ok()?;
-            if a != b {
-                let offset = a.iter().zip(&b).position(|(a, b)| a != b)?;
+            if a[..] != b[..] {
+                let offset = a.iter().zip(&b[..]).position(|(a, b)| a != b)?;
                 return Some((at.advanced_by(offset as u64), a[offset], b[offset]));
             }
             if a.len() < limit {

@@ -1,0 +1,39 @@
+//! Going over what is damaged.
+
+use super::{Decoder, Depth, State};
+use crate::core::lsn::Lsn;
+
+impl Decoder {
+    /// Tells beforehand what every page must say, so that the first one cannot mislead.
+    pub fn expect_pages(&mut self, magic: Option<u16>, block_size: Option<u32>) {
+        self.magic = magic.or(self.magic);
+        if let Some(block_size) = block_size {
+            (self.block, self.block_told) = (u64::from(block_size), true);
+        }
+    }
+
+    /// Goes on at the beginning of a page, before or behind, as if nothing were known of what lies before
+    /// it: after a fault that is not to be repaired.
+    pub fn skip_to(&mut self, page: Lsn) {
+        assert_eq!(page.0 & (self.block - 1), 0, "decoding goes on with a page");
+        (self.at, self.start) = (page, page);
+        self.page_taken = 0;
+        self.previous = None;
+        self.overwrite = None;
+        self.rest.clear();
+        self.state = match self.depth {
+            Depth::Records => State::Between,
+            Depth::Pages => State::Unseen,
+        };
+    }
+
+    /// Bytes of the record that was begun last, as its header tells them.
+    pub fn record_length(&self) -> u32 {
+        self.header.total_length
+    }
+
+    /// Bytes in a page.
+    pub fn block_size(&self) -> u64 {
+        self.block
+    }
+}
