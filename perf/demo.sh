@@ -75,7 +75,7 @@ cross_a_boundary() {
 }
 
 stop_walring() {
-    step 'Stop walring (SIGTERM); what it logged, with the latency of its durable writes:'
+    step 'Stop walring (SIGTERM); what it logged, and its summary of latencies:'
     receiver_stop
     indent <"$receiver_log"
 }

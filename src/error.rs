@@ -136,6 +136,11 @@ impl Error {
         self.kind == Kind::Interrupted
     }
 
+    /// Whether it was an operation in the target directory that failed.
+    pub fn is_of_disk(&self) -> bool {
+        matches!(self.kind, Kind::Disk | Kind::DiskBroken)
+    }
+
     /// Whether connecting once more may succeed without anybody's help here.
     pub fn is_retryable(&self) -> bool {
         matches!(

@@ -22,6 +22,9 @@
 //! while the disk is quick (both in [`ring::stream`], with the reason in numbers), and a block of a
 //! partial that an earlier run left is read through the page cache ([`ring::segment`]).
 //!
+//! Metrics, health and what systemd is told come from another thread ([`edge::observers`]), which reads
+//! [`core::telemetry`]; the data path only writes there.
+//!
 //! # A byte's way
 //!
 //! The socket is read into a registered buffer slot, at the very offset where the byte belongs in a
@@ -47,9 +50,9 @@
 //!
 //! # Deliberately absent
 //!
-//! Verification of records, exact resume within a segment, TLS, compression, metrics. No thread but
-//! this one touches WAL; no SQPOLL (it takes a core), no linked write and fsync (a short write breaks
-//! the order), no retry of a failed sync (it would "succeed").
+//! Verification of records, exact resume within a segment, TLS, compression. No thread but this one
+//! touches WAL; no SQPOLL (it takes a core), no linked write and fsync (a short write breaks the
+//! order), no retry of a failed sync (it would "succeed").
 
 pub mod core;
 pub mod edge;

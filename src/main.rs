@@ -5,8 +5,8 @@ use std::io;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
-use walring::edge::cli::{self, Command};
-use walring::edge::{inspect, logging, receive, verify};
+use walring::edge::cli::{self, Command, LogOptions};
+use walring::edge::{inspect, logging, probe, receive, top, verify};
 use walring::error::{Error, Result};
 use walring::ring::setup;
 use walring::ring::stop::Stop;
@@ -27,6 +27,8 @@ fn main() -> ExitCode {
         Command::CreateSlot(options) | Command::DropSlot(options) => {
             (&options.connection.program_name, options.log)
         }
+        Command::Probe(options) => (&options.program_name, LogOptions::default()),
+        Command::Top(options) => (&options.program_name, LogOptions::default()),
     };
     logging::init(program, log.format, log.verbose);
     match run(&command) {
@@ -48,8 +50,17 @@ fn run(command: &Command) -> Result<()> {
                 receive::receive(options, stop).await
             })
         }
+        Command::Probe(options) => {
+            let runtime = setup::start().inspect_err(|refusal| probe::without_ring(options, refusal))?;
+            runtime.block_on(async {
+                let stop = Stop::default();
+                stop_on_signals(&stop)?;
+                probe::probe(options, &stop).await
+            })
+        }
         Command::CreateSlot(options) => block_on(receive::create_slot(options)),
         Command::DropSlot(options) => block_on(receive::drop_slot(options)),
+        Command::Top(options) => block_on(top::run(options)),
         Command::Print(_) | Command::Verify(_) | Command::Inspect(_) => Ok(()),
     }
 }
@@ -66,7 +77,11 @@ fn looked(outcome: Result<ExitCode>) -> ExitCode {
 /// Runs what needs no ring.
 fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| system_error(&error))?.block_on(work)
+    let runtime = runtime.map_err(|error| system_error(&error))?;
+    let result = runtime.block_on(work);
+    // A name server that does not answer must not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 /// SIGINT and SIGTERM ask for the end; what was received becomes durable first.

@@ -141,9 +141,11 @@ impl Demand {
 /// most a tenth of a flush, catches them all in one.
 #[derive(Debug, Default)]
 pub struct Gather {
-    /// Messages and bytes since the last group.
+    /// Transactions, messages and bytes since the last group.
+    transactions: u32,
     messages: u32,
     bytes: u64,
+    last_transactions: u32,
     last_messages: u32,
     last_bytes: u64,
     last_flush: Duration,
@@ -157,6 +159,11 @@ impl Gather {
         self.bytes += bytes;
     }
 
+    /// A transaction was in it.
+    pub fn transaction(&mut self) {
+        self.transactions += 1;
+    }
+
     /// A durable write took this long.
     pub fn flushed(&mut self, took: Duration) {
         self.last_flush = took;
@@ -164,8 +171,13 @@ impl Gather {
 
     /// Until when the write that could be issued now is to be held; `None`: issue it.
     pub fn hold(&mut self, now: Duration) -> Option<Duration> {
-        let alone = self.last_messages <= 1 || self.bytes >= self.last_bytes;
-        if alone || self.last_flush < HOLDABLE_FLUSH {
+        // Where transactions are seen, they tell the group's size; elsewhere bytes do.
+        let complete = match self.last_transactions {
+            0 => self.last_messages <= 1 || self.bytes >= self.last_bytes,
+            1 => true,
+            last => self.transactions >= last,
+        };
+        if complete || self.last_flush < HOLDABLE_FLUSH {
             return None;
         }
         let until = *self.until.get_or_insert(now + self.last_flush / 10);
@@ -174,8 +186,9 @@ impl Gather {
 
     /// The group is issued; the next one begins.
     pub fn release(&mut self) {
+        self.last_transactions = self.transactions;
         (self.last_messages, self.last_bytes) = (self.messages, self.bytes);
-        (self.messages, self.bytes, self.until) = (0, 0, None);
+        (self.transactions, self.messages, self.bytes, self.until) = (0, 0, 0, None);
     }
 }
 
@@ -247,5 +260,21 @@ mod tests {
         assert_eq!(gather.hold(ms(21)), None, "time is up");
         gather.message(300);
         assert_eq!(gather.hold(ms(20)), None, "as much arrived as the last group had");
+    }
+
+    #[test]
+    fn where_transactions_are_seen_their_number_makes_the_group() {
+        let ms = Duration::from_millis;
+        let mut gather = Gather::default();
+        gather.flushed(ms(10));
+        gather.message(10_000);
+        gather.transaction();
+        gather.transaction();
+        gather.release();
+        gather.message(300);
+        gather.transaction();
+        assert_eq!(gather.hold(ms(20)), Some(ms(21)));
+        gather.transaction();
+        assert_eq!(gather.hold(ms(20)), None, "as many arrived as the last group had");
     }
 }

@@ -7,11 +7,47 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::savings::Savings;
+
 /// Longest time that is told apart, in microseconds: ten minutes. What takes longer counts as that.
 const LONGEST_US: u64 = 600_000_000;
 
 /// Largest number that is told apart: bytes and transactions of one write.
 const LARGEST: u64 = 1 << 30;
+
+/// The percentiles that are shown, with their names.
+pub const QUANTILES: [(&str, f64); 5] = [
+    ("p50", 0.5),
+    ("p90", 0.9),
+    ("p99", 0.99),
+    ("p99.9", 0.999),
+    ("p99.99", 0.9999),
+];
+
+/// A histogram in short, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Distribution {
+    /// How many values.
+    pub count: u64,
+    /// Their mean.
+    pub mean_us: f64,
+    /// Their percentiles, in the order of [`QUANTILES`].
+    pub quantiles_us: [u64; QUANTILES.len()],
+    /// The greatest.
+    pub max_us: u64,
+}
+
+impl Distribution {
+    /// Of a histogram whose values are microseconds.
+    pub fn of(histogram: &Histogram<u64>) -> Distribution {
+        Distribution {
+            count: histogram.len(),
+            mean_us: histogram.mean(),
+            quantiles_us: QUANTILES.map(|(_, quantile)| histogram.value_at_quantile(quantile)),
+            max_us: histogram.max(),
+        }
+    }
+}
 
 /// Times in microseconds, with three significant digits.
 #[derive(Debug, Clone)]
@@ -33,6 +69,12 @@ impl Times {
     /// The measured values, in microseconds.
     pub fn histogram(&self) -> &Histogram<u64> {
         &self.0
+    }
+
+    /// Holds what `other` holds; one copy of memory, no allocation.
+    pub fn copy_from(&mut self, other: &Times) {
+        // Both have the same bounds, so nothing can be missing.
+        let _ = self.0.set_to(&other.0);
     }
 
     /// Forgets everything.
@@ -101,6 +143,8 @@ pub struct Measures {
     pub transactions_per_flush: Sizes,
     /// Bytes that one durable write, or one sync, made durable.
     pub bytes_per_flush: Sizes,
+    /// What the flushes saved, if there is a baseline to compare with.
+    pub savings: Option<Savings>,
 }
 
 /// One measured value.
@@ -143,10 +187,15 @@ impl Measures {
             Measure::Sync(time) => self.sync.record(time),
             Measure::Rollover(time) => self.rollover.record(time),
             Measure::Flush {
-                transactions, bytes, ..
+                transactions,
+                bytes,
+                took,
             } => {
                 self.transactions_per_flush.record(transactions);
                 self.bytes_per_flush.record(bytes);
+                if let Some(savings) = &mut self.savings {
+                    savings.credit(transactions, took);
+                }
             }
         }
     }

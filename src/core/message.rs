@@ -18,6 +18,8 @@ pub struct WalHead {
     pub start: Lsn,
     /// How far the server could send when it sent this.
     pub server_end: Lsn,
+    /// When the server sent this, in microseconds since 2000-01-01 UTC.
+    pub sent_us: i64,
     /// Bytes of WAL that follow.
     pub payload: u64,
 }
@@ -30,6 +32,7 @@ impl WalHead {
         WalHead {
             start: at(1),
             server_end: at(9),
+            sent_us: at(17).0.cast_signed(),
             payload,
         }
     }
@@ -40,6 +43,8 @@ impl WalHead {
 pub struct Keepalive {
     /// How far the server has sent.
     pub server_end: Lsn,
+    /// When the server sent this, in microseconds since 2000-01-01 UTC.
+    pub sent_us: i64,
     /// The server wants a status now.
     pub reply_requested: bool,
 }
@@ -50,6 +55,7 @@ impl Keepalive {
         let valid = content.len() == 18 && content[0] == b'k';
         valid.then(|| Keepalive {
             server_end: Lsn(be_u64(&content[1..])),
+            sent_us: be_u64(&content[9..]).cast_signed(),
             reply_requested: content[17] != 0,
         })
     }
@@ -125,6 +131,7 @@ mod tests {
         content[17] = 1;
         let expected = Keepalive {
             server_end: Lsn(7),
+            sent_us: 0,
             reply_requested: true,
         };
         assert_eq!(Keepalive::parse(&content), Some(expected));

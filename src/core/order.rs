@@ -10,6 +10,8 @@ use super::lsn::{Lsn, SegmentNumber, SegmentSize};
 use super::measure::Measure;
 use super::message::Status;
 use super::spread::Spread;
+use super::wal::decoder::Decoder;
+use super::wal::fault::Fault;
 use super::writes::Slot;
 use crate::error::Error;
 
@@ -35,8 +37,12 @@ pub struct Config {
     pub receive_timeout: Option<Duration>,
     /// Stop once a message ends behind this position.
     pub end_position: Option<Lsn>,
-    /// Where streaming starts: the start of a segment.
+    /// Where streaming starts. Within a segment, its file holds what lies before.
     pub start: Lsn,
+    /// What the server had before the stream began ends here: nobody waits for that.
+    pub backlog_end: Lsn,
+    /// What looks at the received log, at `start`; `None`: nothing does.
+    pub decoder: Option<Decoder>,
     /// Before this position the first segment's file already holds bytes that must not be lost.
     pub preserve_end: Lsn,
     /// The first segment's file already has its name, durably.
@@ -91,6 +97,9 @@ pub enum Output {
     CopyDone,
     /// Something was measured.
     Measured(Measure),
+    /// A transaction is durable whose commit has this time by the server's clock, in microseconds since
+    /// 2000-01-01 UTC.
+    Committed(i64),
     /// The server said something (a NoticeResponse without its head).
     Notice(BytesMut),
     /// Everything is done; see [`super::receiver::Receiver::into_ending`].
@@ -125,6 +134,8 @@ pub enum Ending {
     EndOfCopy,
     /// An ErrorResponse, without its head.
     ServerError(BytesMut),
+    /// What arrived is not what a server writes. Nothing from there on is acknowledged.
+    Damaged(Fault),
     /// The stream broke, or broke the protocol.
     Failed(Error),
 }
@@ -132,6 +143,9 @@ pub enum Ending {
 impl Ending {
     /// Whether the server still listens to us.
     pub(super) fn is_orderly(&self) -> bool {
-        matches!(self, Ending::Stopped | Ending::EndPosition | Ending::CopyDone)
+        matches!(
+            self,
+            Ending::Stopped | Ending::EndPosition | Ending::CopyDone | Ending::Damaged(_)
+        )
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! reported_flush <= flushed <= written <= received
+//!                   flushed <= verified <= received
 //! ```
 
 use super::lsn::Lsn;
@@ -12,6 +13,7 @@ use super::message::Status;
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
     received: Lsn,
+    verified: Lsn,
     written: Lsn,
     flushed: Lsn,
     reported_flush: Lsn,
@@ -22,6 +24,7 @@ impl Progress {
     pub fn new(start: Lsn) -> Progress {
         Progress {
             received: start,
+            verified: start,
             written: start,
             flushed: start,
             reported_flush: start,
@@ -31,6 +34,11 @@ impl Progress {
     /// The end of what arrived.
     pub fn received(&self) -> Lsn {
         self.received
+    }
+
+    /// The end of what was found right, or is taken on trust.
+    pub fn verified(&self) -> Lsn {
+        self.verified
     }
 
     /// The end of what the operating system took without a gap.
@@ -51,6 +59,12 @@ impl Progress {
     /// More WAL arrived, up to `end`.
     pub fn receive(&mut self, end: Lsn) {
         self.received = self.received.max(end);
+        self.check();
+    }
+
+    /// Everything up to `end` has been found right.
+    pub fn verify(&mut self, end: Lsn) {
+        self.verified = self.verified.max(end);
         self.check();
     }
 
@@ -82,7 +96,9 @@ impl Progress {
     fn check(&self) {
         let ordered = self.reported_flush <= self.flushed
             && self.flushed <= self.written
-            && self.written <= self.received;
+            && self.written <= self.received
+            && self.flushed <= self.verified
+            && self.verified <= self.received;
         assert!(ordered, "positions out of order: {self:?}");
     }
 }
@@ -95,6 +111,7 @@ mod tests {
     fn a_status_claims_what_is_durable_and_nothing_else() {
         let mut progress = Progress::new(Lsn(100));
         progress.receive(Lsn(300));
+        progress.verify(Lsn(300));
         progress.write(Lsn(200));
         progress.flush(Lsn(150));
         let status = progress.report(true, false);
@@ -106,6 +123,7 @@ mod tests {
     fn positions_never_go_back() {
         let mut progress = Progress::new(Lsn(100));
         progress.receive(Lsn(300));
+        progress.verify(Lsn(300));
         progress.write(Lsn(300));
         progress.flush(Lsn(300));
         progress.flush(Lsn(200));
@@ -117,6 +135,16 @@ mod tests {
     fn what_was_not_written_cannot_be_durable() {
         let mut progress = Progress::new(Lsn(100));
         progress.receive(Lsn(300));
+        progress.verify(Lsn(300));
+        progress.flush(Lsn(200));
+    }
+
+    #[test]
+    #[should_panic(expected = "positions out of order")]
+    fn what_was_not_verified_cannot_be_acknowledged() {
+        let mut progress = Progress::new(Lsn(100));
+        progress.receive(Lsn(300));
+        progress.write(Lsn(300));
         progress.flush(Lsn(200));
     }
 }

@@ -13,12 +13,15 @@ use std::time::Duration;
 
 use super::demand::{Demand, Durability, Gather, QUIET, Situation};
 use super::framing::{Frame, Framer};
+use super::inspection::Inspection;
 use super::lsn::{Lsn, SegmentNumber};
 use super::measure::Measure;
 use super::message::{Keepalive, WalHead};
 use super::order::{Ask, Config, Ending, Output};
 use super::progress::Progress;
 use super::spread::{HEADS_LENGTH, Spread};
+use super::transactions::Transactions;
+use super::wal::decoder::Decoder;
 use super::writes::{Slot, Writes};
 use crate::error::Error;
 
@@ -39,6 +42,14 @@ pub(super) struct Window {
     pub(super) arrived: Option<Duration>,
 }
 
+/// A sync in flight.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sync {
+    /// What it covers.
+    pub(super) end: Lsn,
+    pub(super) issued: Duration,
+}
+
 /// One stream, from START_REPLICATION to its end.
 #[derive(Debug)]
 pub struct Receiver {
@@ -47,12 +58,17 @@ pub struct Receiver {
     pub(super) progress: Progress,
     pub(super) demand: Demand,
     pub(super) gather: Gather,
+    pub(super) inspection: Inspection,
+    pub(super) transactions: Transactions,
+    messages: u64,
     pub(super) writes: Writes,
     pub(super) window: Window,
     pub(super) free: VecDeque<Slot>,
     pub(super) outputs: VecDeque<Output>,
     /// How far the server could send when it spoke last.
     pub(super) server_end: Lsn,
+    /// When the server spoke last, by its clock, in microseconds since 2000-01-01 UTC; zero: not yet.
+    server_sent_us: i64,
     /// Payload bytes of the WAL message that is being received.
     pub(super) payload: u64,
     /// The end of the bytes that are durable; their name may not be.
@@ -60,7 +76,7 @@ pub struct Receiver {
     /// The end of the bytes for which a write was ordered.
     pub(super) ordered: Lsn,
     /// What the sync in flight covers.
-    pub(super) sync: Option<Lsn>,
+    pub(super) sync: Option<Sync>,
     pub(super) files: Files,
     pub(super) timers: Timers,
     pub(super) armed: bool,
@@ -101,8 +117,9 @@ pub(super) struct Timers {
 }
 
 impl Receiver {
-    /// A stream that begins at `config.start`.
-    pub fn new(config: Config, now: Duration) -> Receiver {
+    /// A stream that begins at `config.start`. If that is not a block's start, the first slot must hold
+    /// what the file holds of the block before it, see [`Receiver::prefix`].
+    pub fn new(mut config: Config, now: Duration) -> Receiver {
         assert!(
             config.slots >= 2,
             "receiving goes on in one slot while another is written"
@@ -121,15 +138,20 @@ impl Receiver {
             pinged: false,
             status_due: true,
         };
+        let base = Lsn(start.0 / config.block * config.block);
+        let inspection = Inspection::new(config.decoder.take(), start);
         let mut receiver = Receiver {
-            framer: Framer::new(0),
+            framer: Framer::new(start.bytes_since(base) as usize),
             progress: Progress::new(start),
             demand: Demand::new(config.durability, start),
             gather: Gather::default(),
+            inspection,
+            transactions: Transactions::new(config.backlog_end),
+            messages: 0,
             writes: Writes::default(),
             window: Window {
                 slot: Slot(0),
-                base: start,
+                base,
                 limit: 0,
                 from: start,
                 arrived: None,
@@ -137,6 +159,7 @@ impl Receiver {
             free: (1..config.slots).map(Slot).collect(),
             outputs: VecDeque::with_capacity(32),
             server_end: start,
+            server_sent_us: 0,
             payload: 0,
             durable: start,
             ordered: start,
@@ -157,9 +180,15 @@ impl Receiver {
             concluded: false,
             config,
         };
-        receiver.window.limit = receiver.limit_from(start);
+        receiver.window.limit = receiver.limit_from(base);
         receiver.advance(now);
         receiver
+    }
+
+    /// Where the first slot's bytes before the start belong, and how many there are.
+    pub fn prefix(&self) -> (Slot, Lsn, usize) {
+        let Window { slot, base, .. } = self.window;
+        (slot, base, self.config.start.bytes_since(base) as usize)
     }
 
     /// How far the stream has come.
@@ -172,9 +201,29 @@ impl Receiver {
         self.server_end
     }
 
+    /// When the server spoke last, by its clock, in microseconds since 2000-01-01 UTC; zero: not yet.
+    pub fn server_sent_us(&self) -> i64 {
+        self.server_sent_us
+    }
+
     /// Payload bytes moved within slots: commits', never those of a catch-up.
     pub fn moved(&self) -> u64 {
         self.framer.moved()
+    }
+
+    /// WAL messages received.
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Transactions received.
+    pub fn transactions(&self) -> u64 {
+        self.transactions.received()
+    }
+
+    /// Records verified.
+    pub fn records(&self) -> u64 {
+        self.inspection.records()
     }
 
     /// Whether the server is so close that commits may be waiting for us.
@@ -254,12 +303,13 @@ impl Receiver {
         [status, quiet, silence, self.hold].into_iter().flatten().min()
     }
 
-    /// Why the stream ended, and the received bytes that belong to whoever runs commands next. To
-    /// be called after [`Output::End`], with the slot that was received into.
-    pub fn into_ending(self, slot: &[u8]) -> (Ending, Vec<u8>) {
+    /// Why the stream ended, the received bytes that belong to whoever runs commands next, and what
+    /// looked at the log, where another stream can go on. To be called after [`Output::End`], with the slot that was received into.
+    pub fn into_ending(self, slot: &[u8]) -> (Ending, Vec<u8>, Option<Decoder>) {
         let unparsed = self.framer.unparsed(slot);
         let unfinished = || Ending::Failed(Error::protocol("the stream was left before its end"));
-        (self.ending.unwrap_or_else(unfinished), unparsed)
+        let decoder = self.inspection.into_decoder();
+        (self.ending.unwrap_or_else(unfinished), unparsed, decoder)
     }
 
     /// So many bytes of the last message are still to come, the unparsed ones among them.
@@ -335,10 +385,8 @@ impl Receiver {
             self.progress.write(done.extent.to);
             self.free.push_back(done.extent.slot);
             if done.durable && self.durable == done.extent.from {
-                self.durable = done.extent.to;
                 self.gather.flushed(now - done.issued);
-                let waited = now - done.extent.arrived;
-                self.outputs.push_back(Output::Measured(Measure::Durable(waited)));
+                self.became_durable(done.extent.to, now - done.issued);
             }
         }
         self.advance(now);
@@ -346,8 +394,10 @@ impl Receiver {
 
     /// The sync ordered last ended.
     pub fn synced(&mut self, now: Duration) {
-        if let Some(covered) = self.sync.take() {
-            self.durable = self.durable.max(covered);
+        if let Some(Sync { end, issued }) = self.sync.take()
+            && end > self.durable
+        {
+            self.became_durable(end, now - issued);
         }
         self.advance(now);
     }
@@ -376,11 +426,32 @@ impl Receiver {
         self.advance(now);
     }
 
+    /// All bytes up to `end` are durable, by an operation of the disk that took so long.
+    fn became_durable(&mut self, end: Lsn, took: Duration) {
+        if self.transactions.are_timed_at(end) {
+            let (transactions, bytes) = (
+                self.transactions.between(self.durable, end),
+                end.bytes_since(self.durable),
+            );
+            let flush = Measure::Flush {
+                transactions,
+                bytes,
+                took,
+            };
+            self.outputs.push_back(Output::Measured(flush));
+        }
+        self.durable = end;
+    }
+
     // ---- receiving ----
 
     fn frame(&mut self, now: Duration, slot: &mut [u8]) {
         while self.ending.is_none() {
             match self.framer.next(slot, self.window.limit) {
+                Ok(Some(Frame::Wal(count))) => {
+                    let place = self.framer.place();
+                    self.accept_wal(now, &slot[place - count..place]);
+                }
                 Ok(Some(frame)) => self.accept(now, frame),
                 Ok(None) => break,
                 Err(error) => self.end(Ending::Failed(error)),
@@ -391,10 +462,9 @@ impl Receiver {
     fn accept(&mut self, now: Duration, frame: Frame) {
         match frame {
             Frame::WalHead(head) => self.accept_head(head),
-            Frame::Wal(_) => self.accept_wal(now),
-            Frame::Keepalive(keepalive) => self.accept_keepalive(keepalive),
+            Frame::Keepalive(keepalive) => self.accept_keepalive(now, keepalive),
             Frame::Notice(body) => self.outputs.push_back(Output::Notice(body)),
-            Frame::Ignored => {}
+            Frame::Wal(_) | Frame::Ignored => {}
             Frame::Error(body) => self.end(Ending::ServerError(body)),
             Frame::CopyDone => self.end(Ending::CopyDone),
             Frame::EndOfCopy => self.end(Ending::EndOfCopy),
@@ -410,17 +480,20 @@ impl Receiver {
         }
         self.payload = head.payload;
         self.server_end = head.server_end;
+        self.server_sent_us = head.sent_us;
     }
 
-    fn accept_wal(&mut self, now: Duration) {
+    fn accept_wal(&mut self, now: Duration, wal: &[u8]) {
         let end = self.window.base.advanced_by(self.framer.place() as u64);
         self.progress.receive(end);
         self.timers.last_arrival = now;
         self.window.arrived.get_or_insert(now);
         let message_ends = !self.framer.is_inside_payload();
         if message_ends {
+            self.messages += 1;
             self.gather.message(self.payload);
         }
+        self.inspect(now, wal);
         // As pg_receivewal does: what belongs to a message is kept, but no segment is begun behind the end.
         let segment_ends = self.config.segment_size.offset_of(end) == 0;
         let passed = self.config.end_position.is_some_and(|position| position < end);
@@ -429,11 +502,39 @@ impl Receiver {
         }
     }
 
-    fn accept_keepalive(&mut self, keepalive: Keepalive) {
+    /// Looks at what arrived; only what is right may be acknowledged.
+    fn inspect(&mut self, now: Duration, wal: &[u8]) {
+        let (transactions, gather) = (&mut self.transactions, &mut self.gather);
+        let found = self.inspection.take(wal, |end, committed_us| {
+            transactions.arrived(end, now, committed_us);
+            gather.transaction();
+        });
+        let received = self.progress.received();
+        self.progress.verify(self.inspection.verified(received));
+        if let Err(fault) = found {
+            self.end(Ending::Damaged(fault));
+        }
+    }
+
+    fn accept_keepalive(&mut self, now: Duration, keepalive: Keepalive) {
         self.server_end = self.server_end.max(keepalive.server_end);
+        self.server_sent_us = keepalive.sent_us;
         if keepalive.reply_requested {
             self.timers.status_due = true;
             self.demand.everything(self.progress.received());
+            self.vouch_for_tail(now);
+        }
+    }
+
+    /// A standby that shuts down waits until all it has sent is acknowledged, and that may end within a
+    /// record: the rest is still with its own server. So when it asks, has no more and has been quiet
+    /// for a while, the tail is taken on trust: nothing in it is wrong so far.
+    fn vouch_for_tail(&mut self, now: Duration) {
+        let received = self.progress.received();
+        let quiet = now >= self.timers.last_arrival + QUIET;
+        if quiet && self.situation().is_caught_up() && self.ending.is_none() {
+            self.inspection.vouch(received);
+            self.progress.verify(received);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::demand::{Durability, QUIET};
 use super::lsn::Lsn;
 use super::order::{Ending, Output, Write};
-use super::receiver::{Files, Receiver, Window};
+use super::receiver::{Files, Receiver, Sync, Window};
 use super::writes::Extent;
 use crate::error::Error;
 
@@ -21,13 +21,13 @@ impl Receiver {
         self.issue_writes(now);
         self.seal_tail(now);
         self.issue_writes(now);
-        self.issue_sync();
+        self.issue_sync(now);
         self.change_names();
-        self.raise_flushed();
+        self.raise_flushed(now);
         self.close_files();
         self.check_silence(now);
         self.report(now);
-        self.conclude();
+        self.conclude(now);
     }
 
     fn raise_demand(&mut self, now: Duration) {
@@ -149,7 +149,7 @@ impl Receiver {
     }
 
     /// Syncs the first segment that is not durable, once all that is wanted of it is written.
-    fn issue_sync(&mut self) {
+    fn issue_sync(&mut self, now: Duration) {
         let wanted = self.demand.durable;
         if self.sync.is_some() || wanted <= self.durable || self.writes.is_durable_in_flight() {
             return;
@@ -158,7 +158,10 @@ impl Receiver {
         let end = self.config.segment_size.end_of(segment);
         let covered = self.progress.written().min(end);
         if covered >= wanted.min(end) && covered > self.durable {
-            self.sync = Some(covered);
+            self.sync = Some(Sync {
+                end: covered,
+                issued: now,
+            });
             self.outputs.push_back(Output::Sync(segment));
         }
     }
@@ -181,7 +184,7 @@ impl Receiver {
         if !self.files.named {
             self.files.changing = true;
             self.outputs.push_back(Output::Name(segment));
-        } else if complete_to >= end {
+        } else if complete_to.min(self.completable()) >= end {
             self.files.changing = true;
             self.outputs.push_back(Output::Finish {
                 segment,
@@ -190,8 +193,23 @@ impl Receiver {
         }
     }
 
+    /// Up to where segments may lose their `.partial`. The next start believes a segment without it, so
+    /// the record that crosses its end must be right; but a record longer than two segments does not
+    /// hold up the files, nor does one that is not complete when the stream ends in good order.
+    fn completable(&self) -> Lsn {
+        let (received, verified) = (self.progress.received(), self.progress.verified());
+        match &self.ending {
+            Some(Ending::Damaged(_)) => verified,
+            Some(ending) if ending.is_orderly() => received,
+            _ => {
+                let size = self.config.segment_size;
+                verified.max(Lsn(size.floor(received).0.saturating_sub(2 * size.bytes())))
+            }
+        }
+    }
+
     /// Bytes count as flushed once their segment's name is durable, too.
-    fn raise_flushed(&mut self) {
+    fn raise_flushed(&mut self, now: Duration) {
         let Files {
             unfinished, named, ..
         } = self.files;
@@ -202,8 +220,13 @@ impl Receiver {
             size.start_of(unfinished)
         };
         let named_to = named_to.max(self.config.start);
-        self.progress
-            .flush(self.durable.min(named_to).min(self.progress.written()));
+        let known = self.progress.written().min(self.progress.verified());
+        self.progress.flush(self.durable.min(named_to).min(known));
+        let flushed = self.progress.flushed();
+        self.transactions.flushed(flushed, now, &mut self.outputs);
+        if !self.config.claims_flush {
+            self.transactions.forget_durable();
+        }
     }
 
     fn close_files(&mut self) {
@@ -251,12 +274,20 @@ impl Receiver {
         }
         self.timers.status_due = false;
         self.timers.last_status = Some(now);
+        self.report_now(now, reply_requested);
+    }
+
+    fn report_now(&mut self, now: Duration, reply_requested: bool) {
         let status = self.progress.report(self.config.claims_flush, reply_requested);
         self.outputs.push_back(Output::Status(status));
+        if self.config.claims_flush {
+            self.transactions
+                .acknowledged(status.flushed, now, &mut self.outputs);
+        }
     }
 
     /// Ends the stream once everything received is where it belongs.
-    fn conclude(&mut self) {
+    fn conclude(&mut self, now: Duration) {
         let Some(ending) = self.ending.as_ref().filter(|_| !self.concluded) else {
             return;
         };
@@ -269,8 +300,7 @@ impl Receiver {
             return;
         }
         if orderly {
-            let status = self.progress.report(self.config.claims_flush, false);
-            self.outputs.push_back(Output::Status(status));
+            self.report_now(now, false);
             self.outputs.push_back(Output::CopyDone);
         }
         self.concluded = true;
@@ -286,7 +316,7 @@ impl Receiver {
             && self.sync.is_none()
             && !self.files.changing
             && self.progress.written() == received
-            && (background || self.progress.flushed() == received)
-            && unfinished >= self.config.segment_size.floor(received)
+            && (background || self.durable == received)
+            && unfinished >= self.config.segment_size.floor(received.min(self.completable()))
     }
 }

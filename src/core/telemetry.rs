@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::lsn::{Lsn, Timeline};
+use super::lsn::{Lsn, SegmentSize, Timeline};
 use super::measure::{Measure, Measures};
 
 /// What the receiver is doing; the numbers are postgres_exporter's for `pg_stat_wal_receiver_status`.
@@ -112,6 +112,8 @@ pub struct Upstream {
     pub server_version: String,
     /// Its system identifier; zero before it is known.
     pub system_identifier: u64,
+    /// The size of its segments; `None` before it is known.
+    pub segment_size: Option<SegmentSize>,
 }
 
 /// All of it. One for the process, shared by reference or `Arc`.
@@ -157,6 +159,9 @@ pub struct Telemetry {
     pub last_caught_up: Moment,
     /// The server's time of the last commit that is durable here.
     pub last_commit: Moment,
+    /// Turns of the event loop, counted now and then while somebody watches: it is alive.
+    pub beats: Counter,
+    trouble: Mutex<String>,
     upstream: Mutex<Upstream>,
     measures: Mutex<Measures>,
 }
@@ -190,6 +195,16 @@ impl Telemetry {
     /// Another server, or the same again.
     pub fn set_upstream(&self, upstream: Upstream) {
         *locked(&self.upstream) = upstream;
+    }
+
+    /// Why there was no stream last; empty if there has always been one.
+    pub fn trouble(&self) -> String {
+        locked(&self.trouble).clone()
+    }
+
+    /// This ended the stream, or kept it from beginning.
+    pub fn set_trouble(&self, trouble: String) {
+        *locked(&self.trouble) = trouble;
     }
 
     /// The histograms. Hold them no longer than it takes to copy what is needed.

@@ -7,10 +7,14 @@
 mod arguments;
 mod help;
 mod inspect;
+mod probe;
 mod stored;
+mod top;
 mod verify;
 
 use self::arguments::Arguments;
+pub use self::probe::ProbeOptions;
+pub use self::top::TopOptions;
 use super::directory;
 use super::logging::LogFormat;
 use super::password::PromptMode;
@@ -39,6 +43,10 @@ pub enum Command {
     Verify(super::verify::Options),
     /// Tell what is in stored segments.
     Inspect(super::inspect::Options),
+    /// Measure a disk.
+    Probe(ProbeOptions),
+    /// Show a running receiver.
+    Top(TopOptions),
     /// Print this to standard output and exit.
     Print(String),
 }
@@ -98,7 +106,7 @@ pub struct SlotOptions {
 }
 
 /// How much and how to log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogOptions {
     /// Log each step, not only what needs attention.
     pub verbose: bool,
@@ -197,6 +205,8 @@ fn dispatch(program: &str, args: &[OsString]) -> Result<Command> {
             &Invocation::new(program, &format!("{program} inspect")),
             &args[1..],
         ),
+        Some("probe") => probe::probe(&Invocation::new(program, &format!("{program} probe")), &args[1..]),
+        Some("top") => top::top(&Invocation::new(program, &format!("{program} top")), &args[1..]),
         Some("-?" | "--help" | "help") => Ok(Command::Print(help::PROGRAM.replace("{name}", program))),
         Some("-V" | "--version") => Ok(Command::Print(version(program))),
         _ => Err(top.misuse(format!("unrecognized command \"{}\"", first.display()))),

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::edge::authentication::{Credentials, Outcome, authenticate};
 use crate::edge::conninfo::Conninfo;
+use crate::edge::hosts::Host;
 use crate::edge::password::Password;
 use crate::edge::socket::Socket;
 use crate::edge::wire::{Incoming, Wire, hung_up};
@@ -48,6 +49,7 @@ pub struct Connection {
     wire: Wire,
     parameters: HashMap<String, String>,
     version: u32,
+    host: Option<Host>,
 }
 
 impl Connection {
@@ -57,7 +59,21 @@ impl Connection {
             wire: Wire::new(socket),
             parameters: HashMap::new(),
             version: 0,
+            host: None,
         }
+    }
+
+    /// The same connection, which leads to `host`.
+    pub(crate) fn leading_to(self, host: Host) -> Connection {
+        Connection {
+            host: Some(host),
+            ..self
+        }
+    }
+
+    /// Which of the hosts it leads to.
+    pub fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
     }
 
     /// The server's version as a number, 150018 for 15.18.

@@ -147,7 +147,7 @@ async fn connect(
         None => info.password_for(host).unzip(),
     };
     match connection.log_in(info, password.as_ref()).await {
-        Ok(Outcome::Accepted) => Ok(Attempt::Open(connection)),
+        Ok(Outcome::Accepted) => Ok(Attempt::Open(connection.leading_to(host.clone()))),
         Ok(Outcome::PasswordNeeded) => {
             let error = Error::connection("fe_sendauth: no password supplied");
             Ok(Attempt::PasswordNeeded(error))

@@ -33,10 +33,16 @@ pub struct Directory {
 impl Directory {
     /// Opens and locks the directory. A second receiver is refused: both would write the same partial file.
     pub fn open(path: &Path) -> Result<Directory> {
+        let directory = Directory::open_unlocked(path)?;
+        lock(path, &directory.fd)?;
+        Ok(directory)
+    }
+
+    /// Opens the directory as it is, in use or not, for those who write no segment there.
+    pub fn open_unlocked(path: &Path) -> Result<Directory> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd =
             rustix::fs::open(path, flags, Mode::empty()).map_err(|error| cannot_open(path, error.into()))?;
-        lock(path, &fd)?;
         Ok(Directory {
             path: path.to_owned(),
             fd,
@@ -74,13 +80,20 @@ impl Directory {
 
     /// Makes everything durable that the file system of the directory holds. What an earlier run left here may never
     /// have been synced (`--no-sync`), and the first status already claims what lies before the stream.
-    pub fn sync_file_system(&self) -> Result<()> {
-        rustix::fs::syncfs(&self.fd).map_err(|error| {
-            let (path, reason) = (self.path.display(), system_text(&error.into()));
+    pub async fn sync_file_system(&self) -> Result<()> {
+        let failed = |error: io::Error| {
+            let (path, reason) = (self.path.display(), system_text(&error));
             Error::disk_broken(format!(
                 "could not sync the file system of directory \"{path}\": {reason}"
             ))
-        })
+        };
+        // This can take long where much is unwritten; meanwhile the thread stays answerable.
+        let fd = self.fd.try_clone().map_err(failed)?;
+        let sync = tokio::task::spawn_blocking(move || rustix::fs::syncfs(fd));
+        let result = sync.await.map_err(io::Error::other);
+        result
+            .and_then(|done| done.map_err(io::Error::from))
+            .map_err(failed)
     }
 
     /// All segment files, in the order in which they decide where streaming starts, the newest last.
@@ -219,27 +232,43 @@ impl Directory {
         })
     }
 
+    /// Whether somebody has locked it, as far as the kernel tells. Trying to lock it would tell for sure, and refuse a
+    /// receiver that starts at that moment.
+    pub fn is_in_use(&self) -> bool {
+        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        rustix::fs::fstat(&self.fd).is_ok_and(|stat| {
+            let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+            is_locked(&locks, &format!("{major:02x}:{minor:02x}:{}", stat.st_ino))
+        })
+    }
+
     /// The alignment in bytes that direct I/O needs here, for memory, offsets and lengths alike.
     pub fn direct_io_alignment(&self) -> Result<u32> {
+        let direct_io = self.direct_io()?.ok_or_else(|| {
+            let path = self.path.display();
+            Error::unsupported(format!(
+                "the file system of directory \"{path}\" does not support direct I/O"
+            ))
+            .with_hint("Use --buffered to write through the page cache.")
+        })?;
+        Ok(direct_io.block())
+    }
+
+    /// What direct I/O needs here; `None` if there is none.
+    pub fn direct_io(&self) -> Result<Option<DirectIo>> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::DIRECT;
         let file = rustix::fs::openat(&self.fd, PROBE_NAME, flags, self.file_mode);
         let statx =
             file.and_then(|file| rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN));
         // The kernel creates the file before it finds that it cannot be opened so.
         let _ = rustix::fs::unlinkat(&self.fd, PROBE_NAME, AtFlags::empty());
-        let alignment = match statx {
-            Err(Errno::INVAL) => None,
+        match statx {
+            Err(Errno::INVAL) => Ok(None),
             other => {
-                alignment_from(&other.map_err(|error| self.failed("create", PROBE_NAME, &error.into()))?)
+                let statx = other.map_err(|error| self.failed("create", PROBE_NAME, &error.into()))?;
+                Ok(DirectIo::from_statx(&statx))
             }
-        };
-        alignment.ok_or_else(|| {
-            let path = self.path.display();
-            Error::unsupported(format!(
-                "the file system of directory \"{path}\" does not support direct I/O"
-            ))
-            .with_hint("Use --buffered to write through the page cache.")
-        })
+        }
     }
 
     /// The path of a file, for messages.
@@ -253,7 +282,8 @@ impl Directory {
         Error::disk(format!("could not {verb} file \"{path}\": {reason}"))
     }
 
-    fn open_file(&self, name: &str) -> Result<File> {
+    /// Opens a file for reading.
+    pub fn open_file(&self, name: &str) -> Result<File> {
         rustix::fs::openat(&self.fd, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map(File::from)
             .map_err(|error| self.failed("open", name, &error.into()))
@@ -284,14 +314,45 @@ fn lock(path: &Path, fd: &OwnedFd) -> Result<()> {
     })
 }
 
-/// `None` if the kernel says that there is no direct I/O on this file. Linux before 6.1, and some file systems since,
-/// say nothing.
-fn alignment_from(statx: &Statx) -> Option<u32> {
-    if !StatxFlags::from_bits_retain(statx.stx_mask).contains(StatxFlags::DIOALIGN) {
-        return Some(LEAST_ALIGNMENT);
+/// Whether `/proc/locks` has a flock on the file, given as `MAJOR:MINOR:INODE`.
+fn is_locked(locks: &str, file: &str) -> bool {
+    locks.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next() == Some("FLOCK") && fields.any(|field| field == file)
+    })
+}
+
+/// The alignments in bytes that direct I/O needs; `None` where the kernel does not tell: Linux before 6.1, and some
+/// file systems since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectIo {
+    /// Of memory.
+    pub memory: Option<u32>,
+    /// Of offsets and lengths.
+    pub offset: Option<u32>,
+}
+
+impl DirectIo {
+    /// `None` if the kernel says that there is no direct I/O on this file.
+    fn from_statx(statx: &Statx) -> Option<DirectIo> {
+        if !StatxFlags::from_bits_retain(statx.stx_mask).contains(StatxFlags::DIOALIGN) {
+            return Some(DirectIo {
+                memory: None,
+                offset: None,
+            });
+        }
+        let (memory, offset) = (statx.stx_dio_mem_align, statx.stx_dio_offset_align);
+        (memory.max(offset) != 0).then_some(DirectIo {
+            memory: Some(memory),
+            offset: Some(offset),
+        })
     }
-    let needed = statx.stx_dio_mem_align.max(statx.stx_dio_offset_align);
-    (needed != 0).then_some(needed.max(LEAST_ALIGNMENT))
+
+    /// The unit of writes: good for both, and not smaller than what disks like.
+    pub fn block(self) -> u32 {
+        let needed = self.memory.max(self.offset).unwrap_or(0);
+        needed.max(LEAST_ALIGNMENT)
+    }
 }
 
 /// `could not open directory`, as pg_receivewal words it.

@@ -111,7 +111,7 @@ fn line(what: &str, first: Sample, latest: Sample, target: u64) -> String {
 }
 
 /// Bytes in three or four digits and a binary unit.
-pub fn in_units(bytes: u64) -> String {
+pub(super) fn in_units(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -122,7 +122,8 @@ pub fn in_units(bytes: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[exponent - 1])
 }
 
-fn as_time(seconds: u64) -> String {
+/// Hours, minutes and seconds, the two greatest.
+pub(super) fn as_time(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),

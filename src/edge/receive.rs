@@ -9,11 +9,18 @@ use super::cli::{ConnectionOptions, ReceiveOptions, SlotOptions};
 use super::connection::Connection;
 use super::conninfo::{Conninfo, Explicit};
 use super::directory::Directory;
-use super::latency_report;
+use super::histogram_log::HistogramLog;
+use super::hosts::Host;
 use super::logging;
+use super::observation::Observation;
+use super::observers::Observers;
 use super::password::PasswordPrompt;
+use super::savings;
 use super::session::{Outcome, Receiving};
-use crate::core::telemetry::Telemetry;
+use super::summary::Summary;
+use super::supervisor;
+use crate::core::lsn::Lsn;
+use crate::core::telemetry::{Activity, Telemetry, Upstream};
 use crate::error::{Error, Result};
 use crate::ring::setup;
 use crate::ring::stop::Stop;
@@ -32,31 +39,59 @@ const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Receives until the end position, a signal, or an error that trying again cannot mend.
 pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
+    let telemetry = Arc::new(Telemetry::default());
+    let summary = Summary::new(Arc::clone(&telemetry), options.log.format);
+    summary.print_on_signal()?;
     let info = connection_settings(&options.connection)?;
     let mut prompt = PasswordPrompt::new(options.connection.password);
     let directory = Directory::open(&options.directory)?;
+    telemetry.set_activity(Activity::Starting);
+    if let Some(host) = info.hosts.first() {
+        telemetry.set_upstream(upstream(host));
+    }
+    let observation = Observation::new(options, Arc::clone(&telemetry));
+    let observers = Observers::start(options.listen, observation)?;
     let block = if options.buffered {
         PAGE
     } else {
         u64::from(directory.direct_io_alignment()?)
     };
     let slots = setup::register_slots(block as usize)?;
+    if let Some(path) = &options.baseline {
+        telemetry.measures().savings = Some(savings::against(path)?);
+    }
+    // Not before the directory is ours: the log of a receiver that is there already goes on.
+    let log = options.histogram_log.as_deref();
+    let log = log
+        .map(|path| HistogramLog::start(path, &telemetry))
+        .transpose()?;
     let mut receiving = Receiving {
         options,
         directory,
         block,
         slots,
-        telemetry: Arc::new(Telemetry::default()),
+        durable_method: None,
+        telemetry: Arc::clone(&telemetry),
+        observers,
         stop: stop.clone(),
         system_identifier: None,
+        left: None,
         received_bytes: 0,
     };
-    let result = keep_receiving(&mut receiving, &info, &mut prompt).await;
+    let watched = receiving.observers.are_there();
+    let result = tokio::select! {
+        biased;
+        result = keep_receiving(&mut receiving, &info, &mut prompt) => result,
+        never = supervisor::beat(&telemetry), if watched => match never {},
+    };
+    receiving.enter(Activity::Stopped);
+    receiving.observers.end();
     if stop.is_requested() {
         debug!("received interrupt signal, exiting");
     }
+    drop(log);
     if options.latency_report {
-        latency_report::print(&receiving.telemetry.measures());
+        summary.print();
     }
     result
 }
@@ -69,6 +104,11 @@ async fn keep_receiving(
     let mut wait = Duration::ZERO;
     loop {
         let before = receiving.received_bytes;
+        let has_streamed = receiving.telemetry.start.value() != Lsn::INVALID;
+        receiving.enter(match has_streamed {
+            true => Activity::Restarting,
+            false => Activity::Starting,
+        });
         let error = match attempt(receiving, info, prompt).await {
             Ok(Outcome::Finished) => return Ok(()),
             Err(error) => error,
@@ -76,6 +116,10 @@ async fn keep_receiving(
         if error.is_interruption() {
             return Ok(());
         }
+        if error.is_of_disk() {
+            receiving.telemetry.disk_errors.increment();
+        }
+        receiving.telemetry.set_trouble(error.to_string());
         if !error.is_retryable() {
             return Err(error);
         }
@@ -86,6 +130,7 @@ async fn keep_receiving(
         if receiving.received_bytes > before {
             wait = Duration::ZERO;
         }
+        receiving.enter(Activity::Waiting);
         if !pause(wait, &receiving.stop).await {
             return Ok(());
         }
@@ -122,10 +167,29 @@ async fn attempt(
         connection = Connection::open(info, prompt) => connection?,
         () = stop.requested() => return Ok(Outcome::Finished),
     };
+    if receiving.system_identifier.is_some() {
+        receiving.telemetry.reconnects.increment();
+    }
+    receiving.telemetry.set_upstream(Upstream {
+        server_version: connection
+            .parameter("server_version")
+            .unwrap_or_default()
+            .to_owned(),
+        ..connection.host().map(upstream).unwrap_or_default()
+    });
     let outcome = receiving.run(&mut connection).await;
     // Whatever this brings, what was received is safe and reported.
     let _ = tokio::time::timeout(FAREWELL, connection.close()).await;
     outcome
+}
+
+/// A host before it has said anything.
+fn upstream(host: &Host) -> Upstream {
+    Upstream {
+        host: host.name.clone(),
+        port: host.port,
+        ..Upstream::default()
+    }
 }
 
 /// Creates a replication slot.

@@ -12,18 +12,25 @@ use tracing::{debug, info, warn};
 use super::cli::ReceiveOptions;
 use super::connection::Connection;
 use super::directory::Directory;
+use super::durable_method;
 use super::history;
 use super::logging::LogFormat;
+use super::observers::Observers;
 use super::progress_line::ProgressLine;
 use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
 use super::report::{log_notice, parse_error_response};
+use super::resume;
 use crate::core::demand::Durability;
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::core::order::{Config, Ending};
-use crate::core::start::{self, Encoding, Facts, Position, SegmentFile, Stage};
-use crate::core::telemetry::Telemetry;
+use crate::core::start::{self, Case, Encoding, Facts, Position, SegmentFile, Stage, StartPlan};
+use crate::core::telemetry::{Activity, Telemetry, Upstream};
+use crate::core::wal::Verify;
+use crate::core::wal::decoder::{Decoder, Expected};
+use crate::core::wal::fault::Fault;
 use crate::error::{Error, Result};
 use crate::ring::buffer::Slots;
+use crate::ring::durable;
 use crate::ring::segment::{Place, Segments};
 use crate::ring::setup::{SLOTS, WINDOW};
 use crate::ring::stop::Stop;
@@ -48,12 +55,18 @@ pub struct Receiving<'a> {
     pub block: u64,
     /// The buffer slots.
     pub slots: Slots,
+    /// How a durable write is made, once that is decided.
+    pub durable_method: Option<durable::Method>,
     /// What other threads see.
     pub telemetry: Arc<Telemetry>,
+    /// Those who look at it.
+    pub observers: Observers,
     /// The operator's wish.
     pub stop: Stop,
     /// The server of the first connection: another one under the same address is refused.
     pub system_identifier: Option<u64>,
+    /// Where the stream before was left.
+    pub left: Option<Left>,
     /// Bytes received by this process, ever.
     pub received_bytes: u64,
 }
@@ -71,13 +84,29 @@ struct Server {
     segment_size: SegmentSize,
 }
 
+impl Server {
+    fn expected(&self, timeline: Timeline) -> Expected {
+        Expected {
+            segment_size: self.segment_size,
+            timeline,
+            system_identifier: Some(self.identity.system_identifier),
+        }
+    }
+}
+
 impl Receiving<'_> {
+    /// From now on it does this.
+    pub fn enter(&self, activity: Activity) {
+        self.telemetry.set_activity(activity);
+        self.observers.notice();
+    }
+
     /// Streams until the end position, the operator or an error ends it.
     pub async fn run(&mut self, connection: &mut Connection) -> Result<Outcome> {
         // The first status claims what lies before the stream, and nobody may have synced that: an
         // earlier run with --no-sync, or this one before its disk was full.
         if self.claims_flush() {
-            self.directory.sync_file_system()?;
+            self.directory.sync_file_system().await?;
         }
         let server = self.ask_server(connection).await?;
         let files = self.directory.scan(server.segment_size)?;
@@ -86,7 +115,11 @@ impl Receiving<'_> {
             server.identity.system_identifier,
             server.segment_size,
         )?;
-        let mut position = self.find_start(connection, &server, &files).await?;
+        let plan = self.find_start(connection, &server, &files).await?;
+        let mut position = Position {
+            lsn: plan.lsn,
+            timeline: plan.timeline,
+        };
         if server.identity.timeline < position.timeline {
             let message = format!(
                 "starting timeline {} is not present in the server",
@@ -94,6 +127,8 @@ impl Receiving<'_> {
             );
             return Err(Error::connection(message));
         }
+        let mut decoder = self.find_decoder(&server, &files, &plan)?;
+        position.lsn = decoder.position();
         debug!(
             "starting log streaming at {} (timeline {})",
             position.lsn, position.timeline
@@ -107,7 +142,10 @@ impl Receiving<'_> {
                 );
                 return Ok(Outcome::Finished);
             }
-            let next = match self.stream(connection, &server, &files, position).await? {
+            let next = match self
+                .stream(connection, &server, &files, position, decoder)
+                .await?
+            {
                 Some(next) => next,
                 None => return Ok(Outcome::Finished),
             };
@@ -116,6 +154,7 @@ impl Receiving<'_> {
                 lsn: server.segment_size.floor(next.lsn),
                 ..next
             };
+            decoder = resume::fresh(server.expected(next.timeline), position.lsn);
         }
     }
 
@@ -157,6 +196,11 @@ impl Receiving<'_> {
                 Error::directory(message).with_hint("Connect to the server that streaming began with.")
             );
         }
+        self.telemetry.set_upstream(Upstream {
+            system_identifier: first,
+            segment_size: Some(segment_size),
+            ..self.telemetry.upstream()
+        });
         Ok(Server {
             identity,
             segment_size,
@@ -168,7 +212,7 @@ impl Receiving<'_> {
         connection: &mut Connection,
         server: &Server,
         files: &[SegmentFile],
-    ) -> Result<Position> {
+    ) -> Result<StartPlan> {
         let plan = start::plan(&Facts {
             files,
             segment_size: server.segment_size,
@@ -187,10 +231,24 @@ impl Receiving<'_> {
             warn!("\"{name}\" is longer than a segment and was renamed to \"{aside}\"");
         }
         self.directory.sync()?;
-        Ok(Position {
-            lsn: plan.lsn,
-            timeline: plan.timeline,
-        })
+        Ok(plan)
+    }
+
+    /// What looks at the log, where streaming goes on: within the partial that was left, if the server
+    /// is on the same timeline. On an earlier one it may have left the log before that.
+    fn find_decoder(&mut self, server: &Server, files: &[SegmentFile], plan: &StartPlan) -> Result<Decoder> {
+        let size = server.segment_size;
+        let expected = server.expected(plan.timeline);
+        let same = server.identity.timeline == plan.timeline;
+        let present = if same { server.identity.flushed } else { Lsn(0) };
+        if let Some(left) = self.left.take().filter(|left| left.is_of(plan.timeline))
+            && plan.case == Case::AtPartial
+            && size.floor(left.decoder.position()) == plan.lsn
+            && left.decoder.position() <= present
+        {
+            return Ok(left.decoder);
+        }
+        resume::resume(&self.directory, files, plan, expected, present)
     }
 
     /// The slot's restart position, which counts only where the directory does not tell.
@@ -224,19 +282,37 @@ impl Receiving<'_> {
         server: &Server,
         files: &[SegmentFile],
         position: Position,
+        decoder: Decoder,
     ) -> Result<Option<Position>> {
+        let durable_method = self.durable_method().await;
         let slot = self.options.slot.as_deref();
         let start = connection.start_replication(slot, position.lsn, position.timeline);
         let answer = self.answer(start).await?;
         if let StartAnswer::EndOfTimeline { next, switch } = answer {
             return next_timeline(position, next, switch, position.lsn).map(Some);
         }
-        let ended = self.run_stream(connection, server, files, position).await?;
+        let mut ended = self
+            .run_stream(connection, server, files, position, decoder, durable_method)
+            .await?;
+        self.left = ended.decoder.take().map(|decoder| Left {
+            timeline: position.timeline,
+            decoder,
+        });
         self.received_bytes += ended.received.bytes_since(position.lsn);
         if let Some(name) = &ended.partial {
             info!("not renaming \"{name}\", segment is not complete");
         }
-        self.follow(connection, position, ended).await
+        self.follow(connection, server, position, ended).await
+    }
+
+    /// Decided before the first stream, not while commits wait for one.
+    async fn durable_method(&mut self) -> durable::Method {
+        if let Some(method) = self.durable_method {
+            return method;
+        }
+        let (path, slots) = (self.directory.path(), &mut self.slots);
+        let method = durable_method::decide(self.options, path, self.block, slots, &self.stop).await;
+        *self.durable_method.insert(method)
     }
 
     async fn run_stream(
@@ -245,6 +321,8 @@ impl Receiving<'_> {
         server: &Server,
         files: &[SegmentFile],
         position: Position,
+        decoder: Decoder,
+        durable_method: durable::Method,
     ) -> Result<Ended> {
         let mut segments = Segments::new(Place {
             directory: self.directory.path().to_owned(),
@@ -253,20 +331,32 @@ impl Receiving<'_> {
             mode: self.directory.file_mode().bits(),
             direct: !self.options.buffered,
         })?;
-        let left = segments.resume(server.segment_size.segment_of(position.lsn))?;
+        let left = segments.resume(position.lsn)?;
         if self.options.synchronous && left.is_none() {
             segments
                 .prepare(&mut self.slots, server.identity.flushed.bytes_since(position.lsn))
                 .await;
         }
-        let config = self.config(server, position, left, files);
-        let mut display = Display::new(self.options, position);
+        let decoder = match self.options.verify {
+            Verify::Records => Some(decoder),
+            Verify::Pages => Some(decoder.into_pages()),
+            Verify::Off => None,
+        };
+        let config = Config {
+            decoder,
+            ..self.config(server, position, left, files)
+        };
+        let mut display = Display::new(self.options, position, Arc::clone(&self.telemetry));
         let (socket, early) = connection.detach()?;
+        self.telemetry.set_timeline(position.timeline);
+        self.telemetry.start.set(position.lsn);
+        self.enter(Activity::Streaming);
         let shared = Shared {
             slots: &mut self.slots,
             telemetry: &self.telemetry,
             stop: &self.stop,
             watch: &mut display,
+            durable_method,
         };
         stream::run(config, segments, socket, early, shared).await
     }
@@ -275,7 +365,7 @@ impl Receiving<'_> {
         &self,
         server: &Server,
         position: Position,
-        left: Option<u64>,
+        left: Option<Lsn>,
         files: &[SegmentFile],
     ) -> Config {
         let options = self.options;
@@ -295,15 +385,30 @@ impl Receiving<'_> {
             receive_timeout: options.receive_timeout,
             end_position: options.endpos,
             start: position.lsn,
+            backlog_end: server.identity.flushed,
+            decoder: None,
             preserve_end: preserve_end(server.segment_size, position, left, files),
             named: left.is_some(),
         }
+    }
+
+    /// The received log is not what a server writes.
+    fn damaged(&self, position: Position, server: &Server, fault: &Fault) -> Error {
+        let (at, size) = (fault.place.lsn(), server.segment_size);
+        let name = size.segment_of(at).file_name(position.timeline, size);
+        let (path, offset) = (self.directory.path_of(&name), size.offset_of(at));
+        Error::directory(format!("received WAL is damaged: {fault}"))
+            .with_detail(format!(
+                "Nothing from {at} on was acknowledged. It was written to \"{path}.partial\" as it came, at offset {offset}."
+            ))
+            .with_hint("Start again to receive it once more; if it is the same, check the server with pg_waldump.")
     }
 
     /// What the end of a stream means.
     async fn follow(
         &self,
         connection: &mut Connection,
+        server: &Server,
         position: Position,
         ended: Ended,
     ) -> Result<Option<Position>> {
@@ -344,6 +449,10 @@ impl Receiving<'_> {
             Ending::ServerError(body) => {
                 Err(parse_error_response(&body).in_context("unexpected termination of replication stream"))
             }
+            Ending::Damaged(fault) => {
+                self.telemetry.verification_failures.increment();
+                Err(self.damaged(position, server, &fault))
+            }
             Ending::Failed(error) => Err(error),
         }
     }
@@ -376,11 +485,23 @@ fn next_timeline(position: Position, next: Timeline, switch: Lsn, received: Lsn)
     })
 }
 
+/// The decoder of the stream before, which the next one goes on with.
+pub struct Left {
+    timeline: Timeline,
+    decoder: Decoder,
+}
+
+impl Left {
+    fn is_of(&self, timeline: Timeline) -> bool {
+        self.timeline == timeline
+    }
+}
+
 /// Up to where the files of this timeline hold bytes that an earlier run may have acknowledged. In
 /// the segment that streaming starts in that is the content's end; of later partials, which a start
 /// below a damaged segment can meet, nothing is known, and all is kept.
-fn preserve_end(size: SegmentSize, position: Position, left: Option<u64>, files: &[SegmentFile]) -> Lsn {
-    let content_end = position.lsn.advanced_by(left.unwrap_or(0));
+fn preserve_end(size: SegmentSize, position: Position, left: Option<Lsn>, files: &[SegmentFile]) -> Lsn {
+    let content_end = left.unwrap_or(position.lsn);
     let later = files.iter().filter(|file| {
         file.timeline == position.timeline
             && file.segment > size.segment_of(position.lsn)
@@ -397,10 +518,11 @@ struct Display {
     timeline: Timeline,
     start: Lsn,
     shown: bool,
+    telemetry: Arc<Telemetry>,
 }
 
 impl Display {
-    fn new(options: &ReceiveOptions, position: Position) -> Display {
+    fn new(options: &ReceiveOptions, position: Position, telemetry: Arc<Telemetry>) -> Display {
         let terminal = options.log.format == LogFormat::Text && io::stderr().is_terminal();
         let Position { lsn, timeline } = position;
         Display {
@@ -408,6 +530,7 @@ impl Display {
             timeline,
             start: lsn,
             shown: false,
+            telemetry,
         }
     }
 }
@@ -428,6 +551,7 @@ impl Watch for Display {
     }
 
     fn finished(&mut self, end: Lsn) {
+        self.telemetry.segments.increment();
         debug!("finished segment at {end} (timeline {})", self.timeline);
     }
 

@@ -1,5 +1,6 @@
 //! The state of a running receiver as JSON: what `/v1/status` answers and `walring top` reads.
 
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 /// Everything at one moment. Positions are texts as the server prints them, `16/B374D848`; null where
@@ -134,6 +135,34 @@ pub struct Distribution {
     pub doublings: Vec<(u64, u64)>,
 }
 
+impl Distribution {
+    /// What a histogram of microseconds holds.
+    pub fn of(histogram: &Histogram<u64>) -> Distribution {
+        if histogram.is_empty() {
+            return Distribution::default();
+        }
+        let mut doublings: Vec<(u64, u64)> = Vec::new();
+        for step in histogram.iter_recorded() {
+            let from = 1 << step.value_iterated_to().max(1).ilog2();
+            match doublings.last_mut() {
+                Some((last, count)) if *last == from => *count += step.count_at_value(),
+                _ => doublings.push((from, step.count_at_value())),
+            }
+        }
+        Distribution {
+            count: histogram.len(),
+            mean_us: histogram.mean(),
+            p50_us: histogram.value_at_quantile(0.5),
+            p90_us: histogram.value_at_quantile(0.9),
+            p99_us: histogram.value_at_quantile(0.99),
+            p999_us: histogram.value_at_quantile(0.999),
+            p9999_us: histogram.value_at_quantile(0.9999),
+            max_us: histogram.max(),
+            doublings,
+        }
+    }
+}
+
 /// An estimate of what was saved against the standard path on this disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Savings {
@@ -145,4 +174,22 @@ pub struct Savings {
     pub per_transaction_us: f64,
     /// Saved altogether, in seconds.
     pub total_seconds: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_distribution_counts_every_value_in_one_doubling() {
+        let mut histogram = Histogram::new_with_bounds(1, 600_000_000, 3).unwrap();
+        for value in [1, 2, 3, 4, 1023, 1024, 1_000_000] {
+            histogram.record(value).unwrap();
+        }
+        let distribution = Distribution::of(&histogram);
+        let expected = [(1, 1), (2, 2), (4, 1), (512, 1), (1024, 1), (1 << 19, 1)];
+        assert_eq!(distribution.doublings, expected);
+        assert_eq!(distribution.count, 7);
+        assert_eq!(distribution.p50_us, 4);
+    }
 }

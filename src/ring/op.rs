@@ -200,14 +200,13 @@ pub fn write(file: &Rc<File>, buffer: FixedBuf, range: Range<usize>, offset: u64
     submit((buffer, Rc::clone(file)), entry)
 }
 
-/// Writes durably without the ring, and waits for it: the number of bytes written.
-pub fn write_in_place(file: &File, bytes: &[u8], offset: u64) -> io::Result<u32> {
-    let count = rustix::io::pwritev2(
-        descriptor(file),
-        &[IoSlice::new(bytes)],
-        offset,
-        ReadWriteFlags::DSYNC,
-    )?;
+/// Writes without the ring, and waits for it: the number of bytes written. If `durable`, they are.
+pub fn write_in_place(file: &File, bytes: &[u8], offset: u64, durable: bool) -> io::Result<u32> {
+    let flags = match durable {
+        true => ReadWriteFlags::DSYNC,
+        false => ReadWriteFlags::empty(),
+    };
+    let count = rustix::io::pwritev2(descriptor(file), &[IoSlice::new(bytes)], offset, flags)?;
     u32::try_from(count).map_err(io::Error::other)
 }
 

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::future::poll_fn;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use tokio_uring::fs::{File, rename};
 
 use super::buffer::Slots;
 use super::spare::{PREFIX, Prepared, Spare};
-use crate::core::lsn::{SegmentNumber, SegmentSize, Timeline};
+use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
 use crate::error::{Error, Result, system_text};
 
 /// A first segment up to this size, in bytes, is zeroed before streaming begins.
@@ -108,12 +108,12 @@ struct Left {
     reader: std::fs::File,
 }
 
-/// How many bytes of the file there are up to the last that is not zero.
-fn content_length(mut file: &std::fs::File) -> io::Result<u64> {
+/// How many bytes of the file there are up to the last that is not zero; those before `from` are there.
+fn content_length(file: &std::fs::File, from: u64) -> io::Result<u64> {
     let mut buffer = vec![0; 256 << 10];
-    let (mut offset, mut end) = (0, 0);
+    let (mut offset, mut end) = (from, from);
     loop {
-        let count = file.read(&mut buffer)?;
+        let count = file.read_at(&mut buffer, offset)?;
         if count == 0 {
             return Ok(end);
         }
@@ -165,14 +165,16 @@ impl Segments {
     }
 
     /// Opens the partial that an earlier run left of the segment where the stream starts. Gives the
-    /// length of its content in bytes; `None`: there is no such file.
-    pub fn resume(&mut self, segment: SegmentNumber) -> Result<Option<u64>> {
+    /// end of its content, or `start`, whichever is further; `None`: there is no such file.
+    pub fn resume(&mut self, start: Lsn) -> Result<Option<Lsn>> {
+        let segment = self.place.size.segment_of(start);
+        let offset = self.place.size.offset_of(start);
         let name = self.place.partial_name(segment);
         let open = || -> io::Result<Option<(Left, u64)>> {
             let Some(left) = self.place.open_left_partial(segment)? else {
                 return Ok(None);
             };
-            let length = content_length(&left.reader)?;
+            let length = content_length(&left.reader, offset)?;
             Ok(Some((left, length)))
         };
         let left = open().map_err(|error| self.place.failed("open", &name, &error))?;
@@ -185,7 +187,7 @@ impl Segments {
             name,
             reader: Some(reader),
         });
-        Ok(Some(length))
+        Ok(Some(self.place.size.start_of(segment).advanced_by(length)))
     }
 
     /// Prepares the first segment before streaming begins: a receiver that is nearly caught up gets it
@@ -361,7 +363,7 @@ mod tests {
             std::fs::write(&path, content).unwrap();
             let file = std::fs::File::open(&path).unwrap();
             assert_eq!(
-                content_length(&file).unwrap(),
+                content_length(&file, 0).unwrap(),
                 last.map_or(0, |last| last as u64 + 1)
             );
         }

@@ -30,7 +30,8 @@ pub fn may_wait_for_all() -> bool {
     kernel_version(&kernel_release()).is_some_and(|version| version >= TELLS_PARTIAL_READS)
 }
 
-fn kernel_release() -> String {
+/// The kernel's release, such as `6.1.0-18-amd64`.
+pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
@@ -55,12 +56,17 @@ pub fn start() -> Result<Runtime> {
     attempt.map_err(|error| refused(&error))
 }
 
+/// Bytes of memory that the slots lock; `block` is the disk's.
+pub fn locked_bytes(block: usize) -> usize {
+    SLOTS * (WINDOW + block) + Slots::ZEROS
+}
+
 /// Allocates and registers the slots on the ring of this thread; `block` is the disk's.
 pub fn register_slots(block: usize) -> Result<Slots> {
     Slots::register(SLOTS, WINDOW + block, block).map_err(|error| {
         let message = format!("could not register buffers with io_uring: {}", system_text(&error));
         let limit = getrlimit(Resource::Memlock).current.map_or("unlimited".into(), |bytes| format!("{bytes} bytes"));
-        let needed = (SLOTS * (WINDOW + block) + Slots::ZEROS).div_ceil(1 << 20);
+        let needed = locked_bytes(block).div_ceil(1 << 20);
         Error::unsupported(message).with_hint(format!(
             "The limit of locked memory (ulimit -l, systemd's LimitMEMLOCK) is {limit}; walring needs {needed} MiB."
         ))

@@ -21,33 +21,35 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
 
 use super::buffer::Slots;
+use super::durable;
+use super::flight::{Flight, NameOrder, Naming, Syncing, Writing};
 use super::link::Link;
 use super::op;
 use super::segment::{NameChange, Segments};
+use super::shown::{POSTGRES_EPOCH_US, Shown, unix_us};
 use super::stop::Stop;
 use super::timer::Timer;
 use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize};
+use crate::core::measure::Measure;
 use crate::core::message::{COPY_DONE, Status};
 use crate::core::order::{Ask, Config, Ending, Output, Write};
 use crate::core::receiver::Receiver;
 use crate::core::spread::HEADS_LENGTH;
 use crate::core::telemetry::{Recorder, Telemetry};
+use crate::core::wal::decoder::Decoder;
 use crate::core::writes::Slot;
 use crate::error::{Error, Result, system_text};
 
-/// PostgreSQL's epoch, 2000-01-01 UTC, in microseconds since 1970.
-const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
-
 /// A durable write that takes no longer than this is worth waiting for in place; one that does goes
 /// through the ring, and signals, timers and the socket are served meanwhile.
-const QUICK: Duration = Duration::from_millis(1);
+pub(super) const QUICK: Duration = Duration::from_millis(1);
 
 /// The next commit is waited for in place so long; a stream with longer pauses waits through the ring.
 const LINGER: Duration = Duration::from_millis(2);
@@ -73,6 +75,8 @@ pub struct Shared<'a> {
     pub telemetry: &'a Telemetry,
     /// The operator's wish.
     pub stop: &'a Stop,
+    /// How a durable write is made.
+    pub durable_method: durable::Method,
     /// What the operator sees.
     pub watch: &'a mut dyn Watch,
 }
@@ -91,6 +95,8 @@ pub struct Ended {
     pub missing: u64,
     /// The partial that stays.
     pub partial: Option<String>,
+    /// What looked at the log, where the next stream can go on.
+    pub decoder: Option<Decoder>,
 }
 
 /// Receives one stream until it ends. `socket` is in blocking mode; `early` are bytes of the stream
@@ -104,8 +110,10 @@ pub async fn run(
     shared: Shared<'_>,
 ) -> Result<Ended> {
     let size = config.segment_size;
+    let core = Receiver::new(config, Duration::ZERO);
     let mut stream = Stream {
-        core: Receiver::new(config, Duration::ZERO),
+        shown: Shown::new(&core),
+        core,
         flight: Flight::new(shared.slots),
         link: Link::new(socket),
         segments,
@@ -121,6 +129,7 @@ pub async fn run(
         recorder: Recorder::new(),
         shared,
     };
+    stream.load_prefix()?;
     stream.feed(early);
     let result = poll_fn(|cx| stream.turn(cx)).await;
     poll_fn(|cx| stream.land(cx)).await;
@@ -131,43 +140,6 @@ pub async fn run(
         Err(error) => {
             stream.segments.end();
             Err(error)
-        }
-    }
-}
-
-/// What the kernel has.
-struct Flight {
-    receive: Option<(Slot, op::Receive)>,
-    cancel: Option<op::InFlight<Rc<OwnedFd>>>,
-    /// By slot.
-    writes: Vec<Option<WriteInFlight>>,
-    sync: Option<(SegmentNumber, op::Sync)>,
-    names: Option<(NameOrder, NameChange)>,
-}
-
-struct WriteInFlight {
-    segment: SegmentNumber,
-    durable: bool,
-    issued: Duration,
-    write: op::Write,
-}
-
-/// Which change of names is in flight.
-#[derive(Debug, Clone, Copy)]
-enum NameOrder {
-    Name(SegmentNumber),
-    Finish(SegmentNumber, bool),
-}
-
-impl Flight {
-    fn new(slots: &Slots) -> Flight {
-        let writes = (0..slots.count()).map(|_| None).collect();
-        Flight {
-            receive: None,
-            cancel: None,
-            writes,
-            sync: None,
-            names: None,
         }
     }
 }
@@ -192,12 +164,23 @@ struct Stream<'a> {
     parked: Duration,
     ended: bool,
     recorder: Recorder,
+    shown: Shown,
     shared: Shared<'a>,
 }
 
 impl Stream<'_> {
     fn now(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// A stream that begins within a block goes on with what the file holds of it.
+    fn load_prefix(&mut self) -> Result<()> {
+        let (slot, base, length) = self.core.prefix();
+        let (segment, offset) = (self.size.segment_of(base), self.size.offset_of(base));
+        let mut buffer = self.shared.slots.take(slot);
+        let loaded = self.segments.keep(segment, &mut buffer[..length], offset);
+        self.shared.slots.put(slot, buffer);
+        loaded
     }
 
     /// Hands the core what was read before the stream began, as if it arrived now.
@@ -248,11 +231,7 @@ impl Stream<'_> {
     /// Shows other threads how far the stream is.
     fn publish(&mut self) {
         let telemetry = self.shared.telemetry;
-        let progress = self.core.progress();
-        telemetry.received.set(progress.received());
-        telemetry.written.set(progress.written());
-        telemetry.flushed.set(progress.flushed());
-        telemetry.server_end.set(self.core.server_end());
+        self.shown.update(&self.core, telemetry);
         self.recorder.settle(telemetry);
     }
 
@@ -330,18 +309,7 @@ impl Stream<'_> {
 
     /// Whether nothing but the socket can bring news.
     fn is_at_rest(&self) -> bool {
-        let Flight {
-            receive,
-            cancel,
-            writes,
-            sync,
-            names,
-        } = &self.flight;
-        receive.is_none()
-            && cancel.is_none()
-            && writes.iter().all(Option::is_none)
-            && sync.is_none()
-            && names.is_none()
+        self.flight.is_empty()
             && self.postponed.is_none()
             && !self.link.is_sending()
             && !self.segments.is_preparing()
@@ -420,20 +388,31 @@ impl Stream<'_> {
             let Poll::Ready((result, (buffer, _))) = Pin::new(&mut running.write).poll(cx) else {
                 continue;
             };
-            let WriteInFlight {
+            let Writing {
                 segment,
                 durable,
                 issued,
                 ..
             } = *running;
             self.flight.writes[index] = None;
+            self.measure_write(durable, self.now() - issued);
             self.written(Slot(index), buffer, segment, result)?;
-            if durable {
-                self.quick = self.now() - issued <= QUICK;
-            }
             changed = true;
         }
         Ok(changed)
+    }
+
+    fn measure_write(&mut self, durable: bool, took: Duration) {
+        if durable {
+            self.quick = took <= QUICK;
+            self.measure(Measure::DurableWrite(took));
+        } else {
+            self.measure(Measure::Write(took));
+        }
+    }
+
+    fn measure(&mut self, measure: Measure) {
+        self.recorder.record(self.shared.telemetry, measure);
     }
 
     fn written(
@@ -451,24 +430,35 @@ impl Stream<'_> {
     }
 
     fn poll_sync(&mut self, cx: &mut Context<'_>) -> Result<bool> {
-        let Some((segment, sync)) = &mut self.flight.sync else {
+        let Some(Syncing {
+            segment,
+            issued,
+            sync,
+        }) = &mut self.flight.sync
+        else {
             return Ok(false);
         };
-        let segment = *segment;
+        let (segment, issued) = (*segment, *issued);
         let Poll::Ready((result, _)) = Pin::new(sync).poll(cx) else {
             return Ok(false);
         };
         self.flight.sync = None;
         result.map_err(|error| self.disk_error("fsync", segment, &error))?;
+        self.measure(Measure::Sync(self.now() - issued));
         self.core.synced(self.now());
         Ok(true)
     }
 
     fn poll_names(&mut self, cx: &mut Context<'_>) -> Result<bool> {
-        let Some((order, change)) = &mut self.flight.names else {
+        let Some(Naming {
+            order,
+            issued,
+            change,
+        }) = &mut self.flight.names
+        else {
             return Ok(false);
         };
-        let order = *order;
+        let (order, issued) = (*order, *issued);
         let Poll::Ready(result) = Pin::new(change).poll(cx) else {
             return Ok(false);
         };
@@ -479,6 +469,7 @@ impl Stream<'_> {
         match order {
             NameOrder::Name(_) => self.core.named(self.now()),
             NameOrder::Finish(segment, next) => {
+                self.measure(Measure::Rollover(self.now() - issued));
                 self.core.finished(self.now(), next);
                 self.shared.watch.finished(self.size.end_of(segment));
             }
@@ -506,20 +497,30 @@ impl Stream<'_> {
             Output::CancelReceive => self.flight.cancel = Some(self.link.cancel()),
             Output::Sync(segment) => return self.order_sync(segment),
             Output::Name(segment) => {
-                self.flight.names = Some((NameOrder::Name(segment), self.segments.name(segment)));
+                let change = self.segments.name(segment);
+                self.change_names(NameOrder::Name(segment), change);
             }
             Output::Finish { segment, next } => {
                 let change = self.segments.finish(segment, next);
-                self.flight.names = Some((NameOrder::Finish(segment, next), change));
+                self.change_names(NameOrder::Finish(segment, next), change);
             }
             Output::Close(segment) => self.segments.close(segment),
             Output::Status(status) => self.send_status(&status),
             Output::CopyDone => self.link.send(&COPY_DONE),
-            Output::Measured(measure) => self.recorder.record(self.shared.telemetry, measure),
+            Output::Measured(measure) => self.measure(measure),
+            Output::Committed(committed_us) => self.committed(committed_us),
             Output::Notice(body) => self.shared.watch.notice(&body),
             Output::End => self.ended = true,
         }
         Ok(true)
+    }
+
+    fn change_names(&mut self, order: NameOrder, change: NameChange) {
+        self.flight.names = Some(Naming {
+            order,
+            issued: self.now(),
+            change,
+        });
     }
 
     fn carry(&mut self, from: Slot, to: Slot) {
@@ -557,14 +558,15 @@ impl Stream<'_> {
             }
         }
         let issued = self.now();
+        let method = self.shared.durable_method;
         if durable && self.quick {
-            let result = op::write_in_place(&file, &buffer[range], offset);
-            self.quick = self.now() - issued <= QUICK;
+            let result = durable::write_in_place(&file, &buffer[range], offset, method);
+            self.measure_write(durable, self.now() - issued);
             self.written(slot, buffer, segment, result)?;
             return Ok(true);
         }
-        let write = op::write(&file, buffer, range, offset, durable);
-        self.flight.writes[slot.0] = Some(WriteInFlight {
+        let write = durable::write(&file, buffer, range, offset, durable.then_some(method));
+        self.flight.writes[slot.0] = Some(Writing {
             segment,
             durable,
             issued,
@@ -578,7 +580,11 @@ impl Stream<'_> {
             self.postponed = Some(Output::Sync(segment));
             return Ok(false);
         };
-        self.flight.sync = Some((segment, op::sync_data(&file)));
+        self.flight.sync = Some(Syncing {
+            segment,
+            issued: self.now(),
+            sync: op::sync_data(&file),
+        });
         Ok(true)
     }
 
@@ -587,9 +593,16 @@ impl Stream<'_> {
     }
 
     fn send_status(&mut self, status: &Status) {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let clock = since_1970.as_micros() as i64 - POSTGRES_EPOCH_US;
-        self.link.send(&status.encode(clock));
+        self.link.send(&status.encode(unix_us() - POSTGRES_EPOCH_US));
+        self.shared.telemetry.reported.set(status.flushed);
+    }
+
+    /// A transaction is durable that the server committed then, by its clock.
+    fn committed(&mut self, committed_us: i64) {
+        let committed = committed_us + POSTGRES_EPOCH_US;
+        let took = Duration::from_micros(u64::try_from(unix_us() - committed).unwrap_or(0));
+        self.shared.telemetry.last_commit.set(committed);
+        self.measure(Measure::Commit(took));
     }
 
     // ---- the end ----
@@ -628,7 +641,7 @@ impl Stream<'_> {
         let slot = self.core.receiving_slot();
         let buffer = self.shared.slots.take(slot);
         let missing = self.core.missing();
-        let (ending, unread) = self.core.into_ending(&buffer);
+        let (ending, unread, decoder) = self.core.into_ending(&buffer);
         self.shared.slots.put(slot, buffer);
         let socket = self.link.into_socket()?;
         Ok(Ended {
@@ -638,6 +651,7 @@ impl Stream<'_> {
             unread: BytesMut::from(&unread[..]),
             missing,
             partial: self.segments.end(),
+            decoder,
         })
     }
 }

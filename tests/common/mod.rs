@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)] // every test program uses a part of it
 
 pub mod archive;
+pub mod http;
 pub mod lsn;
 pub mod postgres;
 pub mod process;
@@ -17,6 +18,7 @@ pub mod stored;
 pub mod wait;
 
 pub use archive::Archive;
+pub use http::Http;
 pub use lsn::Lsn;
 pub use postgres::Installation;
 pub use process::Process;

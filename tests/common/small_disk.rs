@@ -73,8 +73,25 @@ impl SmallDisk {
         .expect("abort the disk");
     }
 
+    /// Lets everything that writes to it wait, until the answer goes out of scope.
+    pub fn freeze(&self) -> Frozen {
+        attempt(Command::new("fsfreeze").arg("--freeze").arg(self.path())).expect("freeze the disk");
+        Frozen { path: self.path() }
+    }
+
     fn ballast(&self) -> PathBuf {
         self.path().join("ballast")
+    }
+}
+
+/// A disk that does nothing. What waits for it cannot even be killed: it has to go out of scope first.
+pub struct Frozen {
+    path: PathBuf,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = attempt(Command::new("fsfreeze").arg("--unfreeze").arg(&self.path));
     }
 }
 

@@ -71,7 +71,7 @@ impl World {
             Output::Status(status) => self.tell(status),
             Output::CopyDone => self.copy_done = Some(self.now),
             Output::Notice(_) => self.notices += 1,
-            Output::Measured(_) => {}
+            Output::Measured(_) | Output::Committed(_) => {}
             Output::End => self.finish_stream(),
         }
     }
@@ -245,7 +245,7 @@ impl World {
         let receiver = self.receiver.take().expect("ends once");
         let received = receiver.progress().received();
         let slot = receiver.receiving_slot();
-        let (ending, unparsed) = receiver.into_ending(&self.slots[slot.0]);
+        let (ending, unparsed, _) = receiver.into_ending(&self.slots[slot.0]);
         assert!(
             unparsed == self.tail_of_delivered(unparsed.len()),
             "unparsed bytes are others"

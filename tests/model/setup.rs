@@ -55,6 +55,8 @@ impl Setup {
                 receive_timeout: None,
                 end_position: None,
                 start: START,
+                backlog_end: START,
+                decoder: None,
                 preserve_end: START,
                 named: false,
             },

@@ -141,76 +141,11 @@ impl fmt::Display for Place {
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Flaw::Magic {
-                expected: Some(expected),
-                found,
-            } => {
-                write!(f, "magic number {found:04X}, expected {expected:04X}")
-            }
-            Flaw::Magic {
-                expected: None,
-                found,
-            } => {
-                write!(f, "magic number {found:04X}, which no supported server writes")
-            }
-            Flaw::Flags(found) => write!(f, "unknown flags {found:04X}"),
-            Flaw::HeaderLength { long: true } => f.write_str("short header on a segment's first page"),
-            Flaw::HeaderLength { long: false } => {
-                f.write_str("long header on a page that is not its segment's first")
-            }
-            Flaw::Address { expected, found } => write!(f, "page address {found}, expected {expected}"),
-            Flaw::PageTimeline {
-                expected: (least, most),
-                found,
-            } if least == most => {
-                write!(f, "timeline {found}, expected {most}")
-            }
-            Flaw::PageTimeline {
-                expected: (least, most),
-                found,
-            } => {
-                write!(f, "timeline {found}, expected {least} to {most}")
-            }
-            Flaw::SystemIdentifier { expected, found } => {
-                write!(f, "system identifier {found}, expected {expected}")
-            }
-            Flaw::SegmentSize { expected, found } => {
-                write!(f, "segment size of {found} bytes, expected {expected}")
-            }
-            Flaw::BlockSize {
-                expected: Some(expected),
-                found,
-            } => {
-                write!(f, "page size of {found} bytes, expected {expected}")
-            }
-            Flaw::BlockSize {
-                expected: None,
-                found,
-            } => write!(f, "page size of {found} bytes, which no server has"),
-            Flaw::Continuation { expected: 0, found } => {
-                write!(f, "goes on with {found} bytes of a record, expected none")
-            }
-            Flaw::Continuation { expected, found: 0 } => {
-                write!(
-                    f,
-                    "does not go on with a record, expected {expected} bytes of one"
-                )
-            }
-            Flaw::Continuation { expected, found } => {
-                write!(f, "goes on with {found} bytes of a record, expected {expected}")
-            }
-            Flaw::Padding(found) => write!(f, "header padding {found:08X}, expected zero"),
-            Flaw::NoRecord => f.write_str("length 0: the log ends here"),
-            Flaw::Length(found) => write!(f, "length {found}, which no record has"),
             Flaw::Previous { expected, found } => {
                 write!(f, "previous record at {found}, expected {expected}")
             }
-            Flaw::Manager(found) => write!(f, "resource manager {}, which does not exist", found.0),
             Flaw::Crc { expected, found } => {
                 write!(f, "CRC of the content {found:08X}, expected {expected:08X}")
-            }
-            Flaw::NoOverwrite => {
-                f.write_str("flagged to replace a half-written record, which its first record does not")
             }
             Flaw::Overwritten { expected, found } => {
                 write!(
@@ -218,8 +153,63 @@ impl fmt::Display for Flaw {
                     "replaces the half-written record at {found}, expected {expected}"
                 )
             }
+            Flaw::NoRecord => f.write_str("length 0: the log ends here"),
+            Flaw::Length(found) => write!(f, "length {found}, which no record has"),
+            Flaw::Manager(found) => write!(f, "resource manager {}, which does not exist", found.0),
+            Flaw::NoOverwrite => f.write_str("does not replace the half-written one, as its page says"),
             Flaw::NotZero(found) => write!(f, "is {found:02X}, expected zero"),
+            _ => self.fmt_of_page(f),
         }
+    }
+}
+
+impl Flaw {
+    /// Those of pages.
+    fn fmt_of_page(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |what: &str, expected: &dyn fmt::Display, found: &dyn fmt::Display| {
+            format!("{what} {found}, expected {expected}")
+        };
+        let hex = |number: u16| format!("{number:04X}");
+        let text = match *self {
+            Flaw::Magic {
+                expected: Some(expected),
+                found,
+            } => of("magic number", &hex(expected), &hex(found)),
+            Flaw::Magic { found, .. } => {
+                format!("magic number {found:04X}, which no supported server writes")
+            }
+            Flaw::Flags(found) => format!("unknown flags {found:04X}"),
+            Flaw::HeaderLength { long: true } => "short header on a segment's first page".into(),
+            Flaw::HeaderLength { .. } => "long header on a page that is not its segment's first".into(),
+            Flaw::Address { expected, found } => of("page address", &expected, &found),
+            Flaw::PageTimeline {
+                expected: (least, most),
+                found,
+            } if least == most => of("timeline", &most, &found),
+            Flaw::PageTimeline {
+                expected: (least, most),
+                found,
+            } => of("timeline", &format!("{least} to {most}"), &found),
+            Flaw::SystemIdentifier { expected, found } => of("system identifier", &expected, &found),
+            Flaw::SegmentSize { expected, found } => of("segment size in bytes", &expected, &found),
+            Flaw::BlockSize {
+                expected: Some(expected),
+                found,
+            } => of("page size in bytes", &expected, &found),
+            Flaw::BlockSize { found, .. } => format!("page size of {found} bytes, which no server has"),
+            Flaw::Continuation { expected: 0, found } => {
+                format!("goes on with {found} bytes of a record, expected none")
+            }
+            Flaw::Continuation { expected, found: 0 } => {
+                format!("does not go on with a record, expected {expected} bytes of one")
+            }
+            Flaw::Continuation { expected, found } => {
+                format!("goes on with {found} bytes of a record, expected {expected}")
+            }
+            Flaw::Padding(found) => format!("header padding {found:08X}, expected zero"),
+            _ => return fmt::Debug::fmt(self, f),
+        };
+        f.write_str(&text)
     }
 }
 

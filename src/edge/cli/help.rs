@@ -11,6 +11,8 @@ Commands:
   receive                stream write-ahead log into a directory, as pg_receivewal does
   verify                 check stored segments: every page and every record
   inspect                tell what is in stored segments
+  probe                  measure how long durable writes take on a directory's disk
+  top                    show what a running receiver does
 
 Options:
   -V, --version          output version information, then exit
@@ -61,7 +63,7 @@ Options that pg_receivewal does not have:
       --log-format=FORMAT
                          \"text\" (default) or \"json\"
       --buffered         write through the page cache, for file systems without direct I/O
-      --latency-report   print a summary of latencies at exit
+      --latency-report   print a summary of latencies at exit, as SIGUSR1 does at any time
       --verify=LEVEL     what of the received WAL is checked before it is acknowledged:
                          \"records\" (default), \"pages\" or \"off\"
       --durable-method=METHOD
@@ -75,48 +77,4 @@ Options that pg_receivewal does not have:
 Example, with a slot that keeps the server from removing what is not yet received:
   {name} --create-slot --slot=archive --host=db1
   {name} --directory=/archive --slot=archive --host=db1 --synchronous
-";
-
-/// Help on `verify`.
-pub(super) const VERIFY: &str = "\
-{name} checks stored write-ahead log: every page, every record, and that nothing is missing.
-
-Usage:
-  {name} [OPTION]... DIR|FILE...
-
-Options:
-  -j, --jobs=N           look at so many segments at once (default: as many as cores)
-      --json             print one JSON object
-  -q, --quiet            print only what is wrong
-  -s, --start=LSN        leave out the segments before this position
-  -e, --end=LSN          leave out what begins at this position or later
-      --segment-size=MB  size of segments, should no file tell it
-  -V, --version          output version information, then exit
-  -?, --help             show this help, then exit
-
-Files are only read; a receiver may be writing to the directory. Segments that are missing are
-looked for in directories only. Compressed segments are counted and not looked at.
-
-Exit codes: 0 sound, 1 something is damaged or missing, 2 could not look.
-";
-
-/// Help on `inspect`.
-pub(super) const INSPECT: &str = "\
-{name} tells what is in a segment of stored write-ahead log, or in all of the newest timeline.
-
-Usage:
-  {name} [OPTION]... FILE|DIR
-
-Options:
-      --commits          list the ends of transactions: position, time, number
-      --records          list records
-      --stats            add up the records of each resource manager
-  -s, --start=LSN        leave out what begins before this position
-  -e, --end=LSN          leave out what begins at this position or later
-      --json             print one JSON object
-      --segment-size=MB  size of segments, should no file tell it
-  -V, --version          output version information, then exit
-  -?, --help             show this help, then exit
-
-Exit codes: 0, 1 if what is there is damaged, 2 could not look.
 ";

@@ -1,13 +1,34 @@
 //! The arguments of `inspect`.
 
-use super::{Command, Invocation, help, position, stored};
+use super::{Command, Invocation, position, stored};
 use crate::edge::inspect::Options;
 use crate::error::Result;
 use clap::Parser;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The arguments as they stand.
+/// Help on `inspect`; `{name}` stands for all that has to be typed to get there.
+const HELP: &str = "\
+{name} tells what is in a segment of stored write-ahead log, or in all of the newest timeline.
+
+Usage:
+  {name} [OPTION]... FILE|DIR
+
+Options:
+      --commits          list the ends of transactions: position, time, number
+      --records          list records
+      --stats            add up the records of each resource manager
+  -s, --start=LSN        leave out what begins before this position
+  -e, --end=LSN          leave out what begins at this position or later
+      --json             print one JSON object
+      --segment-size=MB  size of segments, should no file tell it
+  -V, --version          output version information, then exit
+  -?, --help             show this help, then exit
+
+Exit codes: 0, 1 if what is there is damaged, 2 could not look.
+";
+
+/// The arguments as they stand; later ones override earlier ones.
 #[derive(Parser)]
 #[command(
     no_binary_name = true,
@@ -41,7 +62,7 @@ struct Arguments {
 /// Reads the arguments of `inspect`.
 pub(super) fn inspect(called: &Invocation, args: &[OsString]) -> Result<Command> {
     let mut arguments: Arguments = stored::split(args).map_err(|message| called.misuse(message))?;
-    if let Some(print) = stored::print(called, help::INSPECT, arguments.help, arguments.version) {
+    if let Some(print) = stored::print(called, HELP, arguments.help, arguments.version) {
         return Ok(print);
     }
     if let Some(second) = arguments.paths.get(1) {

@@ -1,13 +1,36 @@
 //! The arguments of `verify`.
 
-use super::{Command, Invocation, help, position, stored};
+use super::{Command, Invocation, position, stored};
 use crate::edge::verify::Options;
 use crate::error::{Error, Result};
 use clap::Parser;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The arguments as they stand.
+/// Help on `verify`; `{name}` stands for all that has to be typed to get there.
+const HELP: &str = "\
+{name} checks stored write-ahead log: every page, every record, and that nothing is missing.
+
+Usage:
+  {name} [OPTION]... DIR|FILE...
+
+Options:
+  -j, --jobs=N           look at so many segments at once (default: as many as cores)
+      --json             print one JSON object
+  -q, --quiet            print only what is wrong
+  -s, --start=LSN        leave out the segments before this position
+  -e, --end=LSN          leave out what begins at this position or later
+      --segment-size=MB  size of segments, should no file tell it
+  -V, --version          output version information, then exit
+  -?, --help             show this help, then exit
+
+Files are only read; a receiver may be writing to the directory. Segments that are missing are
+looked for in directories only. Compressed segments are counted and not looked at.
+
+Exit codes: 0 sound, 1 something is damaged or missing, 2 could not look.
+";
+
+/// The arguments as they stand; later ones override earlier ones.
 #[derive(Parser)]
 #[command(
     no_binary_name = true,
@@ -39,7 +62,7 @@ struct Arguments {
 /// Reads the arguments of `verify`.
 pub(super) fn verify(called: &Invocation, args: &[OsString]) -> Result<Command> {
     let arguments: Arguments = stored::split(args).map_err(|message| called.misuse(message))?;
-    if let Some(print) = stored::print(called, help::VERIFY, arguments.help, arguments.version) {
+    if let Some(print) = stored::print(called, HELP, arguments.help, arguments.version) {
         return Ok(print);
     }
     if arguments.paths.is_empty() {

@@ -211,8 +211,26 @@ fn a_file_without_direct_io_has_no_alignment() {
     statx.stx_mask = StatxFlags::DIOALIGN.bits();
     for (memory, offset, expected) in [(0, 0, None), (4, 512, Some(4096)), (512, 16384, Some(16384))] {
         (statx.stx_dio_mem_align, statx.stx_dio_offset_align) = (memory, offset);
-        assert_eq!(alignment_from(&statx), expected);
+        assert_eq!(DirectIo::from_statx(&statx).map(DirectIo::block), expected);
     }
     statx.stx_mask = 0;
-    assert_eq!(alignment_from(&statx), Some(4096));
+    assert_eq!(DirectIo::from_statx(&statx).map(DirectIo::block), Some(4096));
+}
+
+#[test]
+fn a_lock_is_seen_without_trying_to_take_it() {
+    let locks = "1: FLOCK  ADVISORY  WRITE 5135 fe:00:1835013 0 EOF\n\
+        2: POSIX  ADVISORY  READ 12 fe:00:99 128 128\n2: -> FLOCK  ADVISORY  WRITE 7 fe:00:98 0 EOF\n";
+    assert!(is_locked(locks, "fe:00:1835013"));
+    assert!(!is_locked(locks, "fe:00:99"), "no flock");
+    assert!(!is_locked(locks, "fe:00:98"), "only waited for");
+    assert!(!is_locked("", "fe:00:1"));
+
+    let path = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let visitor = Directory::open_unlocked(path.path()).unwrap();
+    assert!(!visitor.is_in_use());
+    let owner = Directory::open(path.path()).unwrap();
+    assert!(visitor.is_in_use());
+    drop(owner);
+    assert!(!visitor.is_in_use());
 }
