@@ -160,10 +160,7 @@ fn values(fault: &Fault) -> (Option<String>, String) {
         Flaw::Length(found) => (None, found.to_string()),
         Flaw::Manager(found) => (None, found.0.to_string()),
         Flaw::Crc { expected, found } => (some(format!("{expected:08X}")), format!("{found:08X}")),
-        Flaw::NoOverwrite => (
-            some("a record that replaces another".into()),
-            "another record".into(),
-        ),
         Flaw::NotZero(found) => (some("00".into()), format!("{found:02X}")),
+        _ => (None, fault.flaw.to_string()),
     }
 }
