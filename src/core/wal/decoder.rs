@@ -192,15 +192,6 @@ impl Decoder {
         self.expected.system_identifier
     }
 
-    /// The same position, but from here on only the headers of pages are looked at.
-    pub fn into_pages(mut self) -> Decoder {
-        self.depth = Depth::Pages;
-        if self.state != State::Zeros {
-            self.state = State::Unseen;
-        }
-        self
-    }
-
     /// Goes back to [`Decoder::verified`]: what lies behind will be fed again, and may be different.
     /// After this the decoder can also go on after a fault.
     pub fn rewind(&mut self) {

@@ -1,4 +1,4 @@
-//! Going over what is damaged.
+//! Going on otherwise than with the next byte: over what is damaged, or looking at less.
 
 use super::{Decoder, Depth, State};
 use crate::core::lsn::Lsn;
@@ -35,5 +35,14 @@ impl Decoder {
     /// Bytes in a page.
     pub fn block_size(&self) -> u64 {
         self.block
+    }
+
+    /// The same position, but from here on only the headers of pages are looked at.
+    pub fn into_pages(mut self) -> Decoder {
+        self.depth = Depth::Pages;
+        if self.state != State::Zeros {
+            self.state = State::Unseen;
+        }
+        self
     }
 }
