@@ -133,7 +133,9 @@ impl Line {
             Place::PageHeader if in_page == 2 && bit == 2 => true,
             // How long a rest of unknown beginning is, up to the alignment.
             Place::PageHeader if at == 16 => bit < 3,
-            Place::UnknownRest | Place::LastRecord | Place::Tail => true,
+            Place::UnknownRest | Place::LastRecord => true,
+            // Within a record's header behind the end, it may be one that has not arrived in whole.
+            Place::Tail => at < self.records.last().map_or(0, |last| last.end) + 64,
             _ => false,
         }
     }

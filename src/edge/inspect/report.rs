@@ -223,6 +223,9 @@ impl Report<'_> {
             }
             if let End::Log { at, unfinished } = decoded.outcome.end {
                 let reason = match unfinished {
+                    Some(_) if segment.is_complete() => {
+                        "a record begins there that goes on in the next segment"
+                    }
                     Some(_) => "a record begins there that is not complete",
                     None if segment.is_complete() => "the file ends, or what is asked for",
                     None => "zeros follow",
