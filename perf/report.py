@@ -4,15 +4,17 @@
 report.py latencies FILE...   pgbench's per-transaction logs: count, then mean, p50, p99, p99.9 and max in
                               milliseconds, one line, tab separated. Percentiles are exact (nearest rank).
 report.py table FILE          runs to a Markdown table. FILE is tab separated: a header line `case program METRIC...`,
-                              then one for each run. Cells are medians (smallest to largest).
+                              then one for each run. Cells are medians (smallest to largest); $BASELINE is the
+                              program that others are compared with, pg_receivewal if it is not set.
 """
 
 import csv
 import math
+import os
 import statistics
 import sys
 
-BASELINE = "pg_receivewal"
+BASELINE = os.environ.get("BASELINE", "pg_receivewal")
 VERIFYING, BELIEVING = "walring", "walring-off"
 
 

@@ -123,6 +123,7 @@ EOT
 
 benchmarks_run() {
     expect passes 'catchup.sh' run 300 "$perf_dir/catchup.sh" --rounds 1 --size-mib 32
+    expect passes 'verify.sh' run 300 "$perf_dir/verify.sh" --rounds 1 --size-mib 32
     expect passes 'commit.sh' run 300 "$perf_dir/commit.sh" --rounds 1 --seconds 1 --clients 2
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use walring::edge::cli::{self, Command, LogOptions};
-use walring::edge::{logging, probe, receive, top};
+use walring::edge::{inspect, logging, probe, receive, top, verify};
 use walring::error::{Error, Result};
 use walring::ring::setup;
 use walring::ring::stop::Stop;
@@ -17,6 +17,8 @@ fn main() -> ExitCode {
         Err(refusal) => return refusal.report(),
     };
     let (program, log) = match &command {
+        Command::Verify(options) => return looked(verify::run(options)),
+        Command::Inspect(options) => return looked(inspect::run(options)),
         Command::Print(text) => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -59,8 +61,17 @@ fn run(command: &Command) -> Result<()> {
         Command::CreateSlot(options) => block_on(receive::create_slot(options)),
         Command::DropSlot(options) => block_on(receive::drop_slot(options)),
         Command::Top(options) => block_on(top::run(options)),
-        Command::Print(_) => Ok(()),
+        Command::Print(_) | Command::Verify(_) | Command::Inspect(_) => Ok(()),
     }
+}
+
+/// The exit code of a command for which 1 means that something is damaged: 2 if it could not look.
+fn looked(outcome: Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        logging::init("walring", logging::LogFormat::Text, false);
+        logging::report(&error);
+        ExitCode::from(2)
+    })
 }
 
 /// Runs what needs no ring.

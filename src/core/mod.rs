@@ -4,12 +4,13 @@
 //! finding them in the stream, [`spread`] many of them at once, [`progress`] what may be claimed, [`writes`] what is on its way to
 //! the disk, [`demand`] what must get there and when, [`order`] what the driver is asked to do,
 //! [`receiver`] the state machine that joins them, [`start`] where a stream begins,
-//! [`wal`] what the received bytes are, [`inspection`] whether they are right, [`transactions`] the
-//! commits among them, [`measure`] what is measured, [`savings`] what that saves, [`telemetry`] how
-//! other threads see it.
+//! [`wal`] what the received bytes are, [`history`] which timeline owns them, [`timestamp`] the server's
+//! clock, [`inspection`] whether they are right, [`transactions`] the commits among them, [`measure`] what
+//! is measured, [`savings`] what that saves, [`telemetry`] how other threads see it.
 
 pub mod demand;
 pub mod framing;
+pub mod history;
 pub mod inspection;
 pub mod lsn;
 pub mod measure;
@@ -22,6 +23,7 @@ mod schedule;
 pub mod spread;
 pub mod start;
 pub mod telemetry;
+pub mod timestamp;
 pub mod transactions;
 pub mod wal;
 pub mod writes;

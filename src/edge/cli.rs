@@ -6,8 +6,11 @@
 
 mod arguments;
 mod help;
+mod inspect;
 mod probe;
+mod stored;
 mod top;
+mod verify;
 
 use self::arguments::Arguments;
 pub use self::probe::ProbeOptions;
@@ -36,6 +39,10 @@ pub enum Command {
     CreateSlot(SlotOptions),
     /// Drop a replication slot and exit.
     DropSlot(SlotOptions),
+    /// Check stored segments.
+    Verify(super::verify::Options),
+    /// Tell what is in stored segments.
+    Inspect(super::inspect::Options),
     /// Measure a disk.
     Probe(ProbeOptions),
     /// Show a running receiver.
@@ -125,10 +132,12 @@ pub struct ConnectionOptions {
     pub program_name: String,
 }
 
-/// A refused command line: what to print to standard error before exiting with code 1.
+/// A refused command line: what to print to standard error before exiting with code 1, or 2 where 1 has another
+/// meaning.
 #[derive(Debug)]
 pub struct Exit {
     lines: String,
+    code: u8,
 }
 
 impl Exit {
@@ -137,14 +146,14 @@ impl Exit {
         if let Some(hint) = error.hint() {
             lines += &format!("\n{program}: hint: {hint}");
         }
-        Exit { lines }
+        Exit { lines, code: 1 }
     }
 
     /// Prints the refusal; with the code returned the process is to exit.
     pub fn report(&self) -> ExitCode {
         // There is nobody to tell that standard error is gone.
         let _ = writeln!(io::stderr(), "{self}");
-        ExitCode::FAILURE
+        ExitCode::from(self.code)
     }
 }
 
@@ -166,7 +175,15 @@ pub fn parse(mut args: impl Iterator<Item = OsString>) -> std::result::Result<Co
     } else {
         dispatch(&program, &args)
     };
-    command.map_err(|error| Exit::new(&program, &error))
+    let looks = matches!(
+        args.first().and_then(|arg| arg.to_str()),
+        Some("verify" | "inspect")
+    );
+    let code = if looks && program != "pg_receivewal" { 2 } else { 1 };
+    command.map_err(|error| Exit {
+        code,
+        ..Exit::new(&program, &error)
+    })
 }
 
 /// Finds the command of a command line that begins with one.
@@ -178,6 +195,14 @@ fn dispatch(program: &str, args: &[OsString]) -> Result<Command> {
     match first.to_str() {
         Some("receive") => receive(
             &Invocation::new(program, &format!("{program} receive")),
+            &args[1..],
+        ),
+        Some("verify") => verify::verify(
+            &Invocation::new(program, &format!("{program} verify")),
+            &args[1..],
+        ),
+        Some("inspect") => inspect::inspect(
+            &Invocation::new(program, &format!("{program} inspect")),
             &args[1..],
         ),
         Some("probe") => probe::probe(&Invocation::new(program, &format!("{program} probe")), &args[1..]),

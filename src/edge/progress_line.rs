@@ -20,6 +20,7 @@ static SHOWN: AtomicBool = AtomicBool::new(false);
 #[derive(Debug)]
 pub struct ProgressLine {
     enabled: bool,
+    what: &'static str,
     first: Option<Sample>,
     drawn: Option<Duration>,
 }
@@ -34,8 +35,14 @@ struct Sample {
 impl ProgressLine {
     /// A line that is shown if `enabled`: where standard error is a terminal and the log is text.
     pub fn new(enabled: bool) -> ProgressLine {
+        ProgressLine::of("catching up", enabled)
+    }
+
+    /// The same about something else that takes its time.
+    pub fn of(what: &'static str, enabled: bool) -> ProgressLine {
         ProgressLine {
             enabled,
+            what,
             first: None,
             drawn: None,
         }
@@ -49,7 +56,7 @@ impl ProgressLine {
             return;
         }
         self.drawn = Some(now);
-        let line = line(first, Sample { now, received }, target);
+        let line = line(self.what, first, Sample { now, received }, target);
         let mut terminal = io::stderr().lock();
         // A terminal that is gone must not stop the receiver.
         let _ = write!(terminal, "{CLEAR}{line}").and_then(|()| terminal.flush());
@@ -82,14 +89,14 @@ fn is_due(drawn: Option<Duration>, now: Duration) -> bool {
 }
 
 /// The text of the line. It leaves out the rate until there is one, and the time left while nothing moves.
-fn line(first: Sample, latest: Sample, target: u64) -> String {
+fn line(what: &str, first: Sample, latest: Sample, target: u64) -> String {
     // The server may have sent more than was known when catching up began.
     let target = target.max(latest.received);
     let percent = (u128::from(latest.received) * 100)
         .checked_div(target.into())
         .unwrap_or(100);
     let (received, total) = (in_units(latest.received), in_units(target));
-    let mut line = format!("catching up: {received} of {total}  ({percent} %)");
+    let mut line = format!("{what}: {received} of {total}  ({percent} %)");
     let elapsed = latest.now.saturating_sub(first.now).as_millis();
     let gained = u128::from(latest.received.saturating_sub(first.received));
     if let Some(rate) = (gained * 1000).checked_div(elapsed) {
@@ -103,7 +110,7 @@ fn line(first: Sample, latest: Sample, target: u64) -> String {
     line
 }
 
-/// Three or four digits and a binary unit.
+/// Bytes in three or four digits and a binary unit.
 pub(super) fn in_units(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
@@ -140,7 +147,12 @@ mod tests {
     #[test]
     fn the_line_tells_amount_share_rate_and_time_left() {
         assert_eq!(
-            line(at(5_000, 100 * MIB), at(6_000, 512 * MIB), 1946 * MIB),
+            line(
+                "catching up",
+                at(5_000, 100 * MIB),
+                at(6_000, 512 * MIB),
+                1946 * MIB
+            ),
             "catching up: 512.0 MiB of 1.9 GiB  (26 %)  412.0 MiB/s  4 s left"
         );
     }
@@ -148,20 +160,26 @@ mod tests {
     #[test]
     fn the_line_has_no_rate_at_first_and_no_end_while_nothing_moves() {
         assert_eq!(
-            line(at(0, 0), at(0, 0), MIB),
+            line("catching up", at(0, 0), at(0, 0), MIB),
             "catching up: 0 B of 1.0 MiB  (0 %)"
         );
         assert_eq!(
-            line(at(0, 5), at(9_000, 5), MIB),
+            line("catching up", at(0, 5), at(9_000, 5), MIB),
             "catching up: 5 B of 1.0 MiB  (0 %)  0 B/s"
         );
     }
 
     #[test]
     fn the_line_survives_odd_numbers() {
-        assert_eq!(line(at(0, 0), at(0, 0), 0), "catching up: 0 B of 0 B  (100 %)");
-        assert_eq!(line(at(9, 7), at(3, 5), 4), "catching up: 5 B of 5 B  (100 %)");
-        let most = line(at(0, 0), at(1, u64::MAX), u64::MAX);
+        assert_eq!(
+            line("catching up", at(0, 0), at(0, 0), 0),
+            "catching up: 0 B of 0 B  (100 %)"
+        );
+        assert_eq!(
+            line("catching up", at(9, 7), at(3, 5), 4),
+            "catching up: 5 B of 5 B  (100 %)"
+        );
+        let most = line("catching up", at(0, 0), at(1, u64::MAX), u64::MAX);
         assert_eq!(
             most,
             "catching up: 16383.9 PiB of 16383.9 PiB  (100 %)  16383.9 PiB/s  0 s left"

@@ -14,6 +14,7 @@ pub mod receiver;
 pub mod relay;
 pub mod server;
 pub mod small_disk;
+pub mod stored;
 pub mod wait;
 
 pub use archive::Archive;

@@ -17,6 +17,8 @@
 //! parts by its end, a replaced record by the one that replaces it. Until then [`Decoder::verified`] stays
 //! in front of it, so that [`Decoder::rewind`] can take back all of it.
 
+mod resume;
+
 pub use super::event::{Depth, Event, Expected};
 use super::facts::Facts;
 use super::fault::{Fault, Flaw, Place};
@@ -179,15 +181,6 @@ impl Decoder {
     /// The system identifier, once a page told it.
     pub fn system_identifier(&self) -> Option<u64> {
         self.facts.system_identifier
-    }
-
-    /// The same position, but from here on only the headers of pages are looked at.
-    pub fn into_pages(mut self) -> Decoder {
-        self.depth = Depth::Pages;
-        if self.state != State::Zeros {
-            self.state = State::Unseen;
-        }
-        self
     }
 
     /// Goes back to [`Decoder::verified`]: what lies behind will be fed again, and may be different.

@@ -31,6 +31,14 @@ impl Facts {
         }
     }
 
+    /// Takes for told what is known otherwise.
+    pub(super) fn expect(&mut self, magic: Option<u16>, block_size: Option<u32>) {
+        self.magic = magic.or(self.magic);
+        if let Some(block_size) = block_size {
+            (self.block, self.block_told) = (u64::from(block_size), true);
+        }
+    }
+
     /// The version of the server that wrote the pages, once one told it.
     pub(super) fn version(&self) -> Option<Version> {
         self.magic.and_then(Version::of_magic)

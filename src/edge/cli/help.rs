@@ -9,6 +9,8 @@ Usage:
 
 Commands:
   receive                stream write-ahead log into a directory, as pg_receivewal does
+  verify                 check stored segments: every page and every record
+  inspect                tell what is in stored segments
   probe                  measure how long durable writes take on a directory's disk
   top                    show what a running receiver does
 
