@@ -100,6 +100,7 @@ read_records() {
     fi
     records=$(awk '$1 == "Total" { print $2 }' "$scratch/waldump")
     tell "pg_waldump reads $records records in the ${#finished[@]} finished segments"
+    ((stand_in)) || "$WALRING" verify "$disk_dir" 2>&1 | indent
 }
 
 main "$@"

@@ -173,7 +173,7 @@ fn work(server: &Server) {
 
 #[test]
 fn a_servers_log_is_read_as_its_own_tool_reads_it() {
-    for installation in Installation::all() {
+    for installation in Installation::with_wal() {
         let sizes = if installation.id() == Installation::standard().id() {
             &[1, 16][..]
         } else {
@@ -201,7 +201,7 @@ fn a_servers_log_is_read_as_its_own_tool_reads_it() {
 /// The server dies again and again while it writes long records; what it left unfinished it replaces.
 #[test]
 fn a_record_in_the_middle_of_which_the_server_died_is_passed_over() {
-    for installation in Installation::all() {
+    for installation in Installation::with_wal() {
         let server = ServerOptions::default().version(&installation).start();
         let mut abandoned = 0;
         for _ in 0..30 {
@@ -239,7 +239,7 @@ fn a_record_in_the_middle_of_which_the_server_died_is_passed_over() {
 
 #[test]
 fn made_up_logs_are_what_pg_waldump_reads() {
-    for installation in Installation::all() {
+    for installation in Installation::with_wal() {
         let version = match installation.id() {
             id if id.contains("18") => 18,
             _ => 15,

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 #[test]
 fn sums_are_those_of_pg_waldump() {
-    for installation in Installation::all() {
+    for installation in Installation::with_wal() {
         if !installation.has("pg_waldump") {
             continue;
         }
@@ -34,7 +34,7 @@ fn sums_are_those_of_pg_waldump() {
 
 #[test]
 fn transactions_are_listed_with_their_times() {
-    for installation in Installation::all() {
+    for installation in Installation::with_wal() {
         let server = ServerOptions::default()
             .version(&installation)
             .config("track_commit_timestamp = on")

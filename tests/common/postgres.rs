@@ -30,7 +30,7 @@ impl Installation {
         Some(Installation { bin })
     }
 
-    /// Every version there is: the distribution's, the oldest and the newest tested.
+    /// The versions that a pg_receivewal is there for: the distribution's, the oldest and the newest tested.
     pub fn all() -> Vec<Installation> {
         [
             Some(Installation::standard()),
@@ -40,6 +40,13 @@ impl Installation {
         .into_iter()
         .flatten()
         .collect()
+    }
+
+    /// Every version whose WAL is looked at.
+    pub fn with_wal() -> Vec<Installation> {
+        let mut all = Installation::all();
+        all.extend(Installation::version(17));
+        all
     }
 
     /// A name for directories: the versions do not share templates.
