@@ -5,6 +5,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use common::http::Http;
 use common::{Archive, Process, Server, receiver, walring};
@@ -13,6 +14,8 @@ use promql_parser::label::Matchers;
 use promql_parser::parser::{self, Expr, VectorSelector};
 use promql_parser::util::visitor::{ExprVisitor, walk_expr};
 use serde_json::Value as Json;
+use walring::core::measure::Times;
+use walring::edge::baseline::write_baseline;
 
 /// Labels that Prometheus adds.
 const OF_THE_SCRAPE: [&str; 2] = ["instance", "job"];
@@ -172,7 +175,6 @@ fn in_place_of_variables(expression: &str) -> String {
         ("$__range", "1h"),
         ("$instance", "db1:7070"),
         ("$slot", ".*"),
-        ("$baseline", "18700"),
     ];
     let replaced = variables
         .iter()
@@ -197,14 +199,6 @@ fn page(text: &str) -> Page {
             _ => sample.metric,
         };
         page.entry(name).or_default().extend(labels);
-    }
-    // A gauge that is not known yet has only its description; it will have the labels of the stream, as all that can
-    // be unknown.
-    let stream = page.get("walring_receiver_status").cloned().unwrap_or_default();
-    for name in scrape.docs.into_keys() {
-        if !page.contains_key(&name) && !page.contains_key(&format!("{name}_bucket")) {
-            page.insert(name, stream.clone());
-        }
     }
     page
 }
@@ -232,7 +226,24 @@ impl Observed {
         let server = Server::start();
         let archive = Archive::new();
         server.sql("SELECT pg_create_physical_replication_slot('archive')");
-        let arguments = ["--synchronous", "--slot=archive", "--listen=127.0.0.1:0"];
+        let baseline = archive.file(".baseline");
+        let mut times = Times::new();
+        times.record(Duration::from_millis(5));
+        write_baseline(
+            &baseline,
+            times.histogram(),
+            SystemTime::now(),
+            Duration::from_secs(1),
+            "a test",
+        )
+        .expect("write a baseline");
+        let baseline = format!("--baseline={}", baseline.display());
+        let arguments = [
+            "--synchronous",
+            "--slot=archive",
+            "--listen=127.0.0.1:0",
+            &baseline,
+        ];
         let receiver = walring(&server, &archive, &arguments);
         let http = Http::of(&receiver);
         receiver::wait_for_streaming(&server);
@@ -343,7 +354,7 @@ fn the_dashboard_can_be_imported_and_its_panels_do_not_overlap() {
         .iter()
         .map(|variable| text(variable, "/name"))
         .collect();
-    assert_eq!(variables, ["datasource", "slot", "instance", "baseline"]);
+    assert_eq!(variables, ["datasource", "slot", "instance"]);
     assert_eq!(dashboard["id"], Json::Null);
 }
 

@@ -165,7 +165,7 @@ fn distribution_row(
 fn table_row(title: &str, count: &str, cells: impl Iterator<Item = String>) -> String {
     let mut row = format!("{title:<26}{count:>9}");
     for cell in cells {
-        let _ = write!(row, "{cell:>9}");
+        let _ = write!(row, " {cell:>8}");
     }
     row.push('\n');
     row
