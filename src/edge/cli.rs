@@ -8,7 +8,7 @@ mod arguments;
 mod help;
 mod inspect;
 mod probe;
-mod stored;
+mod shared;
 mod top;
 mod verify;
 

@@ -1,6 +1,6 @@
 //! The arguments of `inspect`.
 
-use super::{Command, Invocation, position, stored};
+use super::{Command, Invocation, position, shared};
 use crate::edge::inspect::Options;
 use crate::error::Result;
 use clap::Parser;
@@ -61,8 +61,8 @@ struct Arguments {
 
 /// Reads the arguments of `inspect`.
 pub(super) fn inspect(called: &Invocation, args: &[OsString]) -> Result<Command> {
-    let mut arguments: Arguments = stored::split(args).map_err(|message| called.misuse(message))?;
-    if let Some(print) = stored::print(called, HELP, arguments.help, arguments.version) {
+    let mut arguments: Arguments = shared::split(args).map_err(|message| called.misuse(message))?;
+    if let Some(print) = shared::print(called, HELP, arguments.help, arguments.version) {
         return Ok(print);
     }
     if let Some(second) = arguments.paths.get(1) {
@@ -83,7 +83,7 @@ pub(super) fn inspect(called: &Invocation, args: &[OsString]) -> Result<Command>
         segment_size: arguments
             .segment_size
             .as_deref()
-            .map(stored::segment_size)
+            .map(shared::segment_size)
             .transpose()?,
     }))
 }

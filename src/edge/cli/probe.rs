@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use super::{Command, Invocation, version};
+use super::{Command, Invocation, shared};
 use crate::error::{Error, Result};
 
 /// Help on `probe`; `{name}` stands for all that has to be typed to get there.
@@ -76,12 +76,9 @@ struct Arguments {
 
 /// Reads the arguments of `probe`.
 pub(super) fn probe(called: &Invocation, args: &[OsString]) -> Result<Command> {
-    let arguments = Arguments::try_parse_from(args).map_err(|error| called.misuse(first_line(&error)))?;
-    if arguments.help {
-        return Ok(Command::Print(HELP.replace("{name}", &called.command)));
-    }
-    if arguments.version {
-        return Ok(Command::Print(version(&called.program)));
+    let arguments: Arguments = shared::split(args).map_err(|message| called.misuse(message))?;
+    if let Some(print) = shared::print(called, HELP, arguments.help, arguments.version) {
+        return Ok(print);
     }
     let directory = arguments.directory.filter(|path| !path.is_empty());
     Ok(Command::Probe(ProbeOptions {
@@ -95,13 +92,6 @@ pub(super) fn probe(called: &Invocation, args: &[OsString]) -> Result<Command> {
         baseline_out: arguments.baseline_out.map(PathBuf::from),
         program_name: called.program.clone(),
     }))
-}
-
-/// clap explains itself in several lines; the first one says what is wrong.
-fn first_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 fn number(option: &str, text: &str, least: f64, most: f64) -> Result<f64> {
@@ -164,8 +154,8 @@ mod tests {
         for (args, expected) in [
             (vec![], "no directory specified"),
             (vec![""], "no directory specified"),
-            (vec!["a", "b"], "unexpected argument 'b' found"),
-            (vec!["--nonsense", "d"], "unexpected argument '--nonsense' found"),
+            (vec!["a", "b"], "too many command-line arguments (first is \"b\")"),
+            (vec!["--nonsense", "d"], "unrecognized option '--nonsense'"),
             (
                 vec!["d", "--seconds=0"],
                 "invalid value \"0\" for option --seconds",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use super::{Command, Invocation, version};
+use super::{Command, Invocation, shared};
 use crate::edge::top::endpoint::Endpoint;
 use crate::error::{Error, Result};
 
@@ -65,12 +65,9 @@ struct Arguments {
 
 /// Reads the arguments of `top`.
 pub(super) fn top(called: &Invocation, args: &[OsString]) -> Result<Command> {
-    let arguments = Arguments::try_parse_from(args).map_err(|error| called.misuse(first_line(&error)))?;
-    if arguments.help {
-        return Ok(Command::Print(HELP.replace("{name}", &called.command)));
-    }
-    if arguments.version {
-        return Ok(Command::Print(version(&called.program)));
+    let arguments: Arguments = shared::split(args).map_err(|message| called.misuse(message))?;
+    if let Some(print) = shared::print(called, HELP, arguments.help, arguments.version) {
+        return Ok(print);
     }
     Ok(Command::Top(TopOptions {
         endpoint: arguments
@@ -82,13 +79,6 @@ pub(super) fn top(called: &Invocation, args: &[OsString]) -> Result<Command> {
         once: arguments.once,
         program_name: called.program.clone(),
     }))
-}
-
-/// clap explains itself in several lines; the first one says what is wrong.
-fn first_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 /// Seconds with or without a fraction, from a tenth to an hour.
@@ -139,8 +129,11 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_in_one_line() {
         for (args, expected) in [
-            (vec!["--nonsense"], "unexpected argument '--nonsense' found"),
-            (vec!["a:1", "b:2"], "unexpected argument 'b:2' found"),
+            (vec!["--nonsense"], "unrecognized option '--nonsense'"),
+            (
+                vec!["a:1", "b:2"],
+                "too many command-line arguments (first is \"b:2\")",
+            ),
             (vec!["--interval=0"], "invalid value \"0\" for option --interval"),
             (
                 vec!["--interval=NaN"],

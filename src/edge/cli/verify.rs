@@ -1,6 +1,6 @@
 //! The arguments of `verify`.
 
-use super::{Command, Invocation, position, stored};
+use super::{Command, Invocation, position, shared};
 use crate::edge::verify::Options;
 use crate::error::{Error, Result};
 use clap::Parser;
@@ -61,8 +61,8 @@ struct Arguments {
 
 /// Reads the arguments of `verify`.
 pub(super) fn verify(called: &Invocation, args: &[OsString]) -> Result<Command> {
-    let arguments: Arguments = stored::split(args).map_err(|message| called.misuse(message))?;
-    if let Some(print) = stored::print(called, HELP, arguments.help, arguments.version) {
+    let arguments: Arguments = shared::split(args).map_err(|message| called.misuse(message))?;
+    if let Some(print) = shared::print(called, HELP, arguments.help, arguments.version) {
         return Ok(print);
     }
     if arguments.paths.is_empty() {
@@ -78,7 +78,7 @@ pub(super) fn verify(called: &Invocation, args: &[OsString]) -> Result<Command> 
         segment_size: arguments
             .segment_size
             .as_deref()
-            .map(stored::segment_size)
+            .map(shared::segment_size)
             .transpose()?,
         start: position("start", arguments.start.as_deref())?,
         end: position("end", arguments.end.as_deref())?,

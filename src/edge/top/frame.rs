@@ -8,6 +8,7 @@ use super::history::{History, mean_rate};
 use super::line::{Line, Style};
 use crate::edge::progress_line::{as_time, in_units};
 use crate::edge::status::{Distribution, Latencies, Positions, Savings, Status};
+use crate::edge::table::grouped;
 
 /// The longest sparkline, in columns: one for each second.
 const LONGEST_SPARKLINE: usize = 60;
@@ -302,19 +303,6 @@ fn per_second(rate: f64) -> String {
 fn counted(count: u64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{} {noun}{plural}", grouped(count))
-}
-
-/// The digits in groups of three.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Hours, minutes and seconds of a time since 1970.

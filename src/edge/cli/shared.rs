@@ -1,4 +1,4 @@
-//! What the commands about stored segments have in common on the command line.
+//! What the commands beside `receive` have in common on the command line.
 
 use super::{Command, Invocation, version};
 use crate::core::lsn::SegmentSize;
@@ -16,6 +16,9 @@ pub(super) fn split<T: Parser>(args: &[OsString]) -> std::result::Result<T, Stri
         };
         let option = argument.split([' ', '=', '.']).next().unwrap_or_default();
         match error.kind() {
+            ErrorKind::UnknownArgument if !argument.starts_with('-') => {
+                format!("too many command-line arguments (first is \"{argument}\")")
+            }
             ErrorKind::UnknownArgument => format!("unrecognized option '{option}'"),
             ErrorKind::TooManyValues => format!("option '{option}' doesn't allow an argument"),
             ErrorKind::InvalidValue => format!("option '{option}' requires an argument"),
