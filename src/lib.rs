@@ -22,6 +22,9 @@
 //! while the disk is quick (both in [`ring::stream`], with the reason in numbers), and a block of a
 //! partial that an earlier run left is read through the page cache ([`ring::segment`]).
 //!
+//! The same decoder reads what is stored: a start goes on at the last good record of the partial
+//! ([`edge::resume`]), `walring verify` and `inspect` look at whole directories ([`edge::stored`]).
+//!
 //! Metrics, health and what systemd is told come from another thread ([`edge::observers`]), which reads
 //! [`core::telemetry`]; the data path only writes there.
 //!
@@ -30,15 +33,21 @@
 //! The socket is read into a registered buffer slot, at the very offset where the byte belongs in a
 //! window of its segment file ([`core::framing`]); the same memory is written to the file. Every WAL
 //! message's head lands where the next payload will overwrite it, or, when many messages are read at
-//! once, in a small buffer beside ([`core::spread`]). So a catch-up copies no payload byte in user space; commits, which come behind a head that was not expected, are moved down by
-//! its 30 bytes. What is written when, and how it becomes durable, is decided in [`core::demand`]
+//! once, in a small buffer beside ([`core::spread`]). So a catch-up copies no payload byte in user
+//! space; commits, which come behind a head that was not expected, are moved down by its 30 bytes.
+//! There it is looked at, too ([`core::inspection`]): the decoder ([`core::wal`]) checks pages and records
+//! in place, and finds the commits, which are timed until they are durable and until they are
+//! acknowledged ([`core::transactions`]). What is written when, and how it becomes durable, is decided in [`core::demand`]
 //! (policies) and `core::schedule` (one durable write in flight when live, large plain writes and one
 //! sync a segment in catch-up).
 //!
 //! # Invariants
 //!
-//! - `reported_flush <= flushed <= written <= received`: [`core::progress`] owns the four and checks
-//!   them after every change. The server hears only what comes from there.
+//! - `reported_flush <= flushed <= written <= received` and `flushed <= verified <= received`:
+//!   [`core::progress`] owns them and checks them after every change. The server hears only what comes
+//!   from there.
+//! - A segment keeps its `.partial` until the record that crosses its end is right, for the next start
+//!   believes a complete one (`completable` in `core::schedule`, with its exceptions).
 //! - A byte counts as flushed when it is durable *and* so is the name of its file ([`ring::segment`]).
 //! - A write or sync that failed is final: nothing is acknowledged any more, the stream is left.
 //! - A slot has one owner: the core between two reads, the kernel while an operation is in flight
@@ -50,8 +59,7 @@
 //!
 //! # Deliberately absent
 //!
-//! Verification of records, exact resume within a segment, TLS, compression. No thread but this one
-//! touches WAL; no SQPOLL (it takes a core), no linked write and fsync (a short write breaks the
+//! TLS, compression. No thread but the loop's touches WAL while it is received; no SQPOLL (it takes a core), no linked write and fsync (a short write breaks the
 //! order), no retry of a failed sync (it would "succeed").
 
 pub mod core;
