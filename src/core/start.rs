@@ -144,7 +144,7 @@ pub struct StartPlan {
     pub warnings: Vec<Warning>,
 }
 
-/// The rules, one row of [`TABLE`] each.
+/// The rules, one row of `TABLE` each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Case {
     /// A damaged complete segment lies below where streaming would start otherwise: start at it.

@@ -1,7 +1,7 @@
 //! `walring inspect`: what is in this segment?
 //!
 //! The segments are read one after another, as [`super::verify`] reads them; every record is shown to a
-//! [`Survey`], which counts, and prints what is asked for as it comes.
+//! `Survey`, which counts, and prints what is asked for as it comes.
 
 mod report;
 mod survey;

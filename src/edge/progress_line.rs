@@ -1,6 +1,6 @@
 //! One line on the terminal that tells how far catching up has come, rewritten in place.
 //!
-//! The line and the log share standard error. Both write under its lock and keep [`SHOWN`] true exactly while the
+//! The line and the log share standard error. Both write under its lock and keep `SHOWN` true exactly while the
 //! cursor stands in an unfinished line, so that a log line can clear it first.
 
 use std::io::{self, Write};

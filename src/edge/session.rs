@@ -404,11 +404,15 @@ impl Receiving<'_> {
     /// The received log is not what a server writes.
     fn damaged(&self, position: Position, server: &Server, fault: &Fault) -> Error {
         let (at, size) = (fault.place.lsn(), server.segment_size);
-        let name = size.segment_of(at).file_name(position.timeline, size);
+        let mut name = size.segment_of(at).file_name(position.timeline, size);
+        // A record may begin in a segment that an earlier run completed.
+        if !self.directory.holds(&name).unwrap_or(false) {
+            name += ".partial";
+        }
         let (path, offset) = (self.directory.path_of(&name), size.offset_of(at));
         Error::directory(format!("received WAL is damaged: {fault}"))
             .with_detail(format!(
-                "Nothing from {at} on was acknowledged. It was written to \"{path}.partial\" as it came, at offset {offset}."
+                "Nothing from {at} on was acknowledged. It stands in \"{path}\" as it came, at offset {offset}."
             ))
             .with_hint("Start again to receive it once more; if it is the same, check the server with pg_waldump.")
     }

@@ -1,6 +1,6 @@
 //! `walring top`: what a running receiver does, seen from another process.
 //!
-//! [`endpoint`] asks the receiver, [`history`] keeps the last minute, [`frame`] says what is shown, a pure function;
+//! [`endpoint`] asks the receiver, [`history`] keeps the last minute, [`mod@frame`] says what is shown, a pure function;
 //! [`terminal`] and [`events`] are all that touches the terminal. A receiver that cannot be reached is asked again at
 //! the next interval, with its last state in view; only with `--once` it is an error.
 
