@@ -96,6 +96,40 @@ fn a_flipped_bit_in_a_record_that_crosses_segments_is_never_acknowledged() {
 }
 
 #[test]
+fn damage_in_a_record_of_many_segments_is_never_acknowledged_not_even_after_a_restart() {
+    let (server, archive) = (Server::start(), Archive::new());
+    server.sql("select pg_create_physical_replication_slot('s1', true)");
+    let relay = Relay::damaging_behind(server.port(), MARK);
+    let receiver = behind(&relay, &server, &archive, &[]);
+    wait_for_streaming(&server);
+    server.wait_flushed(server.write_wal(10));
+    server.sql(&format!(
+        "select pg_logical_emit_message(true, 'load', '{MARK} x' || repeat('0123456789abcdef', 327680))"
+    ));
+    let first = receiver.finish();
+    assert_eq!(first.code, Some(1), "{first:#?}");
+    let record = place(&first);
+    // The damaged bytes lie in a segment that had to be completed, for the record is so long.
+    let again = walring(&server, &archive, &["--slot=s1", "--synchronous"]).finish();
+    assert_eq!((again.code, place(&again)), (Some(1), record), "{again:#?}");
+    assert!(
+        again.has_line_with(&["hint: Move it and those behind it away"]),
+        "{again:#?}"
+    );
+    let acknowledged = server.slot_restart_lsn("s1").expect("the slot's position");
+    assert!(acknowledged <= record, "{acknowledged}: damage was acknowledged");
+    let damaged = record.segment_name(1, server.segment_bytes());
+    for name in archive.names().into_iter().filter(|name| *name >= damaged) {
+        std::fs::remove_file(archive.file(&name)).expect("move a file away");
+    }
+    let end = server.write_wal(10);
+    let receiver = walring(&server, &archive, &["--slot=s1", "--synchronous"]);
+    server.wait_flushed(end);
+    receiver.stop();
+    archive.assert_holds(&server, 1, end);
+}
+
+#[test]
 fn without_verification_nothing_is_noticed() {
     for level in ["--verify=off", "--verify=pages"] {
         let (server, archive) = (Server::start(), Archive::new());

@@ -25,10 +25,8 @@ impl Inspection {
                 "the decoder is where the stream starts"
             );
         }
-        Inspection {
-            decoder,
-            vouched: start,
-        }
+        let vouched = decoder.as_ref().map_or(start, Decoder::verified);
+        Inspection { decoder, vouched }
     }
 
     /// Takes the bytes that follow, and tells each commit: the end of its record and its time in

@@ -20,14 +20,16 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The stream begins at `start`; what lies before it is not this stream's to claim or to lose.
-    pub fn new(start: Lsn) -> Progress {
+    /// The stream begins at `start`; what lies before it is not this stream's to claim or to lose, but
+    /// for a record that crosses into it: then `verified` is where that begins.
+    pub fn new(start: Lsn, verified: Lsn) -> Progress {
+        let verified = verified.min(start);
         Progress {
             received: start,
-            verified: start,
+            verified,
             written: start,
-            flushed: start,
-            reported_flush: start,
+            flushed: verified,
+            reported_flush: verified,
         }
     }
 
@@ -109,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_status_claims_what_is_durable_and_nothing_else() {
-        let mut progress = Progress::new(Lsn(100));
+        let mut progress = Progress::new(Lsn(100), Lsn(100));
         progress.receive(Lsn(300));
         progress.verify(Lsn(300));
         progress.write(Lsn(200));
@@ -120,8 +122,17 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_crosses_into_the_stream_is_not_claimed() {
+        let mut progress = Progress::new(Lsn(100), Lsn(70));
+        assert_eq!(progress.report(true, false).flushed, Lsn(70));
+        progress.verify(Lsn(90));
+        progress.flush(Lsn(90));
+        assert_eq!(progress.report(true, false).flushed, Lsn(90));
+    }
+
+    #[test]
     fn positions_never_go_back() {
-        let mut progress = Progress::new(Lsn(100));
+        let mut progress = Progress::new(Lsn(100), Lsn(100));
         progress.receive(Lsn(300));
         progress.verify(Lsn(300));
         progress.write(Lsn(300));
@@ -133,7 +144,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "positions out of order")]
     fn what_was_not_written_cannot_be_durable() {
-        let mut progress = Progress::new(Lsn(100));
+        let mut progress = Progress::new(Lsn(100), Lsn(100));
         progress.receive(Lsn(300));
         progress.verify(Lsn(300));
         progress.flush(Lsn(200));
@@ -142,7 +153,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "positions out of order")]
     fn what_was_not_verified_cannot_be_acknowledged() {
-        let mut progress = Progress::new(Lsn(100));
+        let mut progress = Progress::new(Lsn(100), Lsn(100));
         progress.receive(Lsn(300));
         progress.write(Lsn(300));
         progress.flush(Lsn(200));

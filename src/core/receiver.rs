@@ -142,7 +142,7 @@ impl Receiver {
         let inspection = Inspection::new(config.decoder.take(), start);
         let mut receiver = Receiver {
             framer: Framer::new(start.bytes_since(base) as usize),
-            progress: Progress::new(start),
+            progress: Progress::new(start, inspection.verified(start)),
             demand: Demand::new(config.durability, start),
             gather: Gather::default(),
             inspection,

@@ -67,8 +67,8 @@ pub fn resume(
     Ok(if goes_on { decoder } else { at_start })
 }
 
-/// A decoder at the start of `segment` that knows the record which crosses into it, if the segment
-/// before is there.
+/// A decoder at the start of `segment` that knows the record which crosses into it, if the segments are
+/// there from the one on in which that record begins.
 fn before(
     directory: &Directory,
     files: &[SegmentFile],
@@ -77,27 +77,65 @@ fn before(
 ) -> Result<Decoder> {
     let size = expected.segment_size;
     let start = size.start_of(segment);
-    let previous = files.iter().find(|file| {
-        (file.encoding, file.stage) == (Encoding::Plain, Stage::Complete)
-            && (file.segment.next(), file.timeline) == (segment, expected.timeline)
-            && file.wal_bytes == Some(size.bytes())
-    });
-    let Some(previous) = previous else {
-        return Ok(fresh(expected, start));
-    };
-    let name = previous.name(size);
-    let mut decoder = fresh(expected, size.start_of(previous.segment));
-    let walked = walk(&mut decoder, directory.open_file(&name)?, start);
-    let fault = walked.map_err(|error| directory.failed("read", &name, &error))?;
-    if let Some(fault) = fault {
-        let path = directory.path_of(&name);
-        warn!("segment file \"{path}\" is damaged: {fault}");
-        return Ok(fresh(expected, start));
+    let mut earlier: Vec<SegmentFile> = Vec::new();
+    // A long record may fill whole segments; mostly the one before is enough.
+    while let Some(file) = complete_before(
+        files,
+        earlier.last().map_or(segment, |file| file.segment),
+        expected,
+    ) {
+        earlier.push(*file);
+        let mut decoder = fresh(expected, size.start_of(file.segment));
+        let name = file.name(size);
+        let walked = walk(
+            &mut decoder,
+            directory.open_file(&name)?,
+            size.end_of(file.segment),
+        );
+        let fault = walked.map_err(|error| directory.failed("read", &name, &error))?;
+        if let Some(fault) = fault {
+            let path = directory.path_of(&name);
+            warn!("segment file \"{path}\" is damaged: {fault}");
+            return Ok(fresh(expected, start));
+        }
+        if !decoder.is_in_rest() {
+            return join(directory, decoder, &earlier, start);
+        }
+    }
+    Ok(fresh(expected, start))
+}
+
+/// Goes on from the last of the files, which the decoder has read, through those before it in the list,
+/// the newest of which comes first.
+fn join(directory: &Directory, mut decoder: Decoder, files: &[SegmentFile], start: Lsn) -> Result<Decoder> {
+    let expected = decoder.expected();
+    let size = expected.segment_size;
+    for file in files.iter().rev().skip(1) {
+        let name = file.name(size);
+        let walked = walk(
+            &mut decoder,
+            directory.open_file(&name)?,
+            size.end_of(file.segment),
+        );
+        walked.map_err(|error| directory.failed("read", &name, &error))?;
     }
     // A file that was cut short meanwhile tells nothing.
     Ok(Some(decoder)
         .filter(|decoder| decoder.position() == start)
         .unwrap_or_else(|| fresh(expected, start)))
+}
+
+/// The complete file of the segment before this one, if it is there and as long as it must be.
+fn complete_before(
+    files: &[SegmentFile],
+    segment: SegmentNumber,
+    expected: Expected,
+) -> Option<&SegmentFile> {
+    files.iter().find(|file| {
+        (file.encoding, file.stage) == (Encoding::Plain, Stage::Complete)
+            && (file.segment.next(), file.timeline) == (segment, expected.timeline)
+            && file.wal_bytes == Some(expected.segment_size.bytes())
+    })
 }
 
 /// Feeds the decoder from the file of its segment up to `end`, a fault, or the end of the file. After a

@@ -406,15 +406,19 @@ impl Receiving<'_> {
         let (at, size) = (fault.place.lsn(), server.segment_size);
         let mut name = size.segment_of(at).file_name(position.timeline, size);
         // A record may begin in a segment that an earlier run completed.
-        if !self.directory.holds(&name).unwrap_or(false) {
+        let complete = self.directory.holds(&name).unwrap_or(false);
+        let hint = if complete {
+            "Move it and those behind it away to receive them again."
+        } else {
             name += ".partial";
-        }
+            "Start again to receive it once more; if it is the same, check the server with pg_waldump."
+        };
         let (path, offset) = (self.directory.path_of(&name), size.offset_of(at));
         Error::directory(format!("received WAL is damaged: {fault}"))
             .with_detail(format!(
                 "Nothing from {at} on was acknowledged. It stands in \"{path}\" as it came, at offset {offset}."
             ))
-            .with_hint("Start again to receive it once more; if it is the same, check the server with pg_waldump.")
+            .with_hint(hint)
     }
 
     /// What the end of a stream means.

@@ -1,6 +1,6 @@
 //! Going on otherwise than with the next byte: over what is damaged, or looking at less.
 
-use super::{Decoder, Depth, State};
+use super::{Decoder, Depth, Expected, State};
 use crate::core::lsn::Lsn;
 
 impl Decoder {
@@ -21,6 +21,11 @@ impl Decoder {
         self.overwrite = None;
         self.rest.clear();
         self.state = State::outside(self.depth);
+    }
+
+    /// What was known beforehand.
+    pub fn expected(&self) -> Expected {
+        self.expected
     }
 
     /// Bytes of the record that was begun last, as its header tells them.
