@@ -1,10 +1,12 @@
 //! How the world around the receiver behaves in a run.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use walring::core::demand::Durability;
 use walring::core::order::Config;
 
+use super::truth::Truth;
 use super::{START, segment_size};
 
 /// What can be made to hang.
@@ -37,6 +39,8 @@ pub struct Setup {
     pub answers: bool,
     /// Operations of this kind never end, after so many that did.
     pub hang: Option<(Operation, usize)>,
+    /// What may be claimed, if the receiver looks at what it receives.
+    pub truth: Option<Arc<Truth>>,
 }
 
 impl Setup {
@@ -66,6 +70,7 @@ impl Setup {
             short_writes: 0,
             answers: true,
             hang: None,
+            truth: None,
         }
     }
 }

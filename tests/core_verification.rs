@@ -1,0 +1,430 @@
+//! The receiver looks at the log while it receives it: against the model of server, network and disk, with
+//! WAL that is made up. What it claims is complete and right, and all that is gets claimed.
+
+mod model;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::reading::expected;
+use model::stream::Stream;
+use model::truth::Truth;
+use model::wal::{Shape, Unit, Wal};
+use model::world::{Setup, World};
+use model::{Rng, START, Seed, at, offset, seeds};
+use walring::core::demand::{Durability, QUIET};
+use walring::core::lsn::Lsn;
+use walring::core::order::Ending;
+use walring::core::wal::decoder::{Decoder, Depth};
+
+const MIB: u64 = 1 << 20;
+const KIB: u64 = 1 << 10;
+
+/// Longest message of a server, in bytes of WAL.
+const LONGEST_MESSAGE: u64 = 128 << 10;
+
+const POLICIES: [Durability; 3] = [
+    Durability::Synchronous,
+    Durability::Deferred,
+    Durability::Background,
+];
+
+/// Sum of what a few operations one after the other may take in any setup.
+const SETTLING: Duration = Duration::from_millis(500);
+
+/// More than any stream takes.
+const LONG: Duration = Duration::from_secs(600);
+
+fn ms(time: u64) -> Duration {
+    Duration::from_millis(time)
+}
+
+// ---- logs ----
+
+/// WAL and what may be claimed of it.
+#[derive(Clone)]
+struct Log {
+    wal: Arc<Wal>,
+    bytes: Bytes,
+    truth: Arc<Truth>,
+}
+
+impl Log {
+    fn of(wal: Wal) -> Log {
+        assert_eq!(wal.start(), START.0);
+        let mut bytes = wal.all().to_vec();
+        bytes.resize(bytes.len().next_multiple_of(MIB as usize), 0);
+        Log {
+            bytes: bytes.into(),
+            truth: Arc::new(Truth::of(&wal)),
+            wal: Arc::new(wal),
+        }
+    }
+
+    /// Behind the last record and its padding; the rest of the file is empty.
+    fn end(&self) -> Lsn {
+        Lsn(self.wal.end().next_multiple_of(8))
+    }
+
+    /// A decoder that has seen what lies before `start`.
+    fn decoder(&self, start: Lsn, keep: usize) -> Decoder {
+        let mut decoder = Decoder::new(expected(self.wal.shape()), Depth::Records, START, keep);
+        let mut seen = &self.bytes[..offset(start)];
+        while decoder.next(&mut seen).expect("it is right so far").is_some() {}
+        decoder
+    }
+
+    /// The same with a bit turned over.
+    fn with_damage(&self, damage: Lsn, bit: u32) -> Log {
+        let mut bytes = self.bytes.to_vec();
+        bytes[offset(damage)] ^= 1 << bit;
+        Log {
+            wal: self.wal.clone(),
+            bytes: bytes.into(),
+            truth: Arc::new(self.truth.with_damage(damage)),
+        }
+    }
+}
+
+/// Kinds of logs; of each, there are a few.
+const KINDS: u64 = 8;
+const OF_EACH_KIND: u64 = 3;
+
+/// One of the logs, which are made once.
+fn log(rng: &mut Rng) -> Log {
+    static LOGS: [OnceLock<Log>; (KINDS * OF_EACH_KIND) as usize] =
+        [const { OnceLock::new() }; (KINDS * OF_EACH_KIND) as usize];
+    let number = rng.between(0, KINDS * OF_EACH_KIND - 1);
+    let made = LOGS[number as usize].get_or_init(|| Log::of(make(number % KINDS, number)));
+    made.clone()
+}
+
+fn make(kind: u64, seed: u64) -> Wal {
+    let usual = Shape {
+        length: 5 * MIB / 2,
+        ..Shape::default()
+    };
+    let (switches, deaths) = (6, 25);
+    match kind {
+        0 => Wal::new(seed, usual),
+        1 => Wal::new(
+            seed,
+            Shape {
+                longest: 2 * MIB,
+                length: 4 * MIB,
+                ..usual
+            },
+        ),
+        2 => Wal::new(
+            seed,
+            Shape {
+                block: KIB,
+                switches,
+                deaths,
+                ..usual
+            },
+        ),
+        3 => Wal::new(
+            seed,
+            Shape {
+                block: 64 * KIB,
+                deaths,
+                version: 18,
+                ..usual
+            },
+        ),
+        4 => Wal::new(
+            seed,
+            Shape {
+                timeline: 2,
+                older_pages: 100,
+                version: 19,
+                longest: 300,
+                ..usual
+            },
+        ),
+        5 => with_records_of_many_segments(seed, usual),
+        6 => with_crossed_boundaries(seed, usual),
+        _ => {
+            let first_segment = Shape::default().first_segment - 1;
+            let shape = Shape {
+                first_segment,
+                deaths,
+                longest: 3 * MIB,
+                length: 7 * MIB / 2,
+                ..usual
+            };
+            Wal::new(seed, shape).without_segments(1)
+        }
+    }
+}
+
+fn with_records_of_many_segments(seed: u64, shape: Shape) -> Wal {
+    let mut rng = Rng::new(seed);
+    let mut wal = Wal::empty(seed, shape);
+    for segments in [rng.between(3, 5), rng.between(1, 4)] {
+        for _ in 0..rng.between(1, 300) {
+            wal.anything();
+        }
+        wal.record((segments * MIB + rng.between(0, MIB)) as usize);
+        wal.commit();
+    }
+    wal
+}
+
+/// Something else at the end of each segment.
+fn with_crossed_boundaries(seed: u64, shape: Shape) -> Wal {
+    let mut rng = Rng::new(seed);
+    let mut wal = Wal::empty(seed, shape);
+    for _ in 0..5 {
+        for _ in 0..rng.between(1, 50) {
+            wal.anything();
+        }
+        wal.approach(Unit::Segment, rng.pick(&[0, 8, 16, 24, 32, 96]));
+        match rng.between(0, 3) {
+            0 => wal.switch(),
+            1 => wal.die_within(rng.between(1, 3)),
+            2 => wal.record(rng.between(100, 30_000) as usize),
+            _ => wal.commit(),
+        };
+    }
+    wal.commit();
+    wal
+}
+
+// ---- random runs ----
+
+/// How a random stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finale {
+    Silence,
+    StopEarly,
+    CopyDone,
+    EndOfCopy,
+    ServerError,
+    Disconnect,
+    EndPosition,
+}
+
+const FINALES: [Finale; 8] = [
+    Finale::Silence,
+    Finale::Silence,
+    Finale::StopEarly,
+    Finale::CopyDone,
+    Finale::EndOfCopy,
+    Finale::ServerError,
+    Finale::Disconnect,
+    Finale::EndPosition,
+];
+
+/// What a server sends of a log: to ends of records, of segments, or anywhere; little, or as much as it can.
+struct Sender<'l> {
+    log: &'l Log,
+    stream: Stream,
+    /// Of a hundred messages, so many come from a server that is far ahead.
+    bulk: u64,
+    /// Whether keepalives ask for answers.
+    asks: bool,
+}
+
+impl Sender<'_> {
+    fn send_to(&mut self, rng: &mut Rng, target: Lsn) {
+        while self.stream.end < target {
+            let left = target.bytes_since(self.stream.end);
+            let (ahead, bytes) = self.anything(rng, left);
+            if ahead {
+                self.stream.ahead(left);
+            }
+            if let Some(bytes) = bytes {
+                self.stream.wal(bytes.min(left).min(LONGEST_MESSAGE) as usize);
+            }
+        }
+    }
+
+    /// Says whether the server is ahead, and how much WAL it sends; or has said something else.
+    fn anything(&mut self, rng: &mut Rng, left: u64) -> (bool, Option<u64>) {
+        if rng.chance(self.bulk) {
+            return (true, Some(rng.pick(&[8192, LONGEST_MESSAGE, LONGEST_MESSAGE])));
+        }
+        let from = self.stream.end;
+        let to_boundary = MIB - from.0 % MIB;
+        let bytes = match rng.between(0, 99) {
+            0..45 => {
+                let records = rng.between(0, 4) as usize;
+                let end = self.log.truth.ends(from).nth(records);
+                end.map_or(left, |end| end.bytes_since(from))
+            }
+            45..55 => rng.between(1, 900),
+            55..62 => rng.between(1, 9000),
+            62..68 if to_boundary < LONGEST_MESSAGE => to_boundary,
+            68..72 => rng.pick(&[0, 23, 24, 30, 31, 8192]),
+            72..80 => {
+                self.stream.keepalive(self.asks && rng.chance(50));
+                return (false, None);
+            }
+            80 => {
+                self.stream.wait(ms(rng.between(1, 400)));
+                return (false, None);
+            }
+            _ => {
+                self.stream.wait(Duration::from_micros(rng.between(1, 3000)));
+                return (false, None);
+            }
+        };
+        (false, Some(bytes))
+    }
+}
+
+fn random_stream(rng: &mut Rng, log: &Log, start: Lsn, target: Lsn, asks: bool) -> Stream {
+    let long = offset(target) - offset(start) > 1 << 20;
+    let mut sender = Sender {
+        log,
+        stream: Stream::from(log.bytes.clone(), start),
+        bulk: if long { 60 } else { rng.pick(&[0, 5, 50]) },
+        asks,
+    };
+    sender.send_to(rng, target);
+    sender.stream
+}
+
+fn random_setup(rng: &mut Rng, seed: u64, durability: Durability, log: &Log) -> Setup {
+    let mut setup = Setup::new(durability);
+    setup.seed = seed;
+    let config = &mut setup.config;
+    config.block = rng.pick(&[512, 4096]);
+    config.window = rng.pick(&[2, 4, 16]) * config.block as usize;
+    if rng.chance(40) {
+        config.window = 256 << 10;
+    }
+    config.slots = rng.between(2, 6) as usize;
+    config.named = rng.chance(30);
+    config.status_interval = rng.pick(&[None, Some(ms(50)), Some(ms(1000)), Some(ms(10_000))]);
+    config.claims_flush = rng.chance(85);
+    if rng.chance(30) {
+        config.backlog_end = at(rng.between(0, offset(log.end()) as u64));
+    }
+    config.decoder = Some(log.decoder(START, rng.pick(&[0, 100, 1 << 20])));
+    setup.disk_us = rng.pick(&[(10, 50), (10, 3000), (1000, 9000)]);
+    setup.network_us = rng.pick(&[1, 20, 500]);
+    setup.longest_read = rng.pick(&[3000, 40_000, usize::MAX, usize::MAX]);
+    setup.short_writes = rng.pick(&[0, 0, 30]);
+    setup.truth = Some(log.truth.clone());
+    setup
+}
+
+/// The stream starts anywhere: the file holds what lies before, and perhaps more.
+fn start_at(rng: &mut Rng, setup: &mut Setup, log: &Log, start: Lsn) {
+    let config = &mut setup.config;
+    config.decoder = Some(log.decoder(start, 1 << 20));
+    (config.start, config.preserve_end) = (start, start);
+    config.named |= !start.0.is_multiple_of(MIB);
+    if config.named && rng.chance(50) {
+        let segment_end = Lsn((start.0 + 1).next_multiple_of(MIB)).min(log.end());
+        config.preserve_end = start.advanced_by(rng.between(0, segment_end.bytes_since(start)));
+    }
+}
+
+fn run(seed: u64, durability: Durability, anywhere: bool) {
+    let _named_on_failure = Seed(seed);
+    let mut rng = Rng::new(seed);
+    let finale = rng.pick(&FINALES);
+    let log = log(&mut rng);
+    let mut setup = random_setup(&mut rng, seed, durability, &log);
+    let length = offset(log.end()) as u64;
+    if anywhere {
+        let start = at(rng.between(0, length * 9 / 10));
+        start_at(&mut rng, &mut setup, &log, start);
+    }
+    let start = setup.config.start;
+    let target = match rng.chance(50) {
+        true => log.end(),
+        false => at(rng.between(offset(start) as u64, length)),
+    };
+    let mut stream = random_stream(&mut rng, &log, start, target, true);
+    match finale {
+        Finale::CopyDone => stream.copy_done(),
+        Finale::EndOfCopy => stream.command_complete(),
+        Finale::ServerError => stream.error(),
+        Finale::Disconnect => stream.close(),
+        _ => &mut stream,
+    };
+    if finale == Finale::EndPosition && stream.end > start {
+        setup.config.end_position = Some(start.advanced_by(stream.end.bytes_since(start) / 2));
+    }
+    let mut world = World::new(setup, &stream);
+    match finale {
+        Finale::StopEarly => {
+            let stop_at = stream.clock.as_micros() as u64;
+            world.run_for(Duration::from_micros(rng.between(0, stop_at)));
+        }
+        Finale::Silence => run_to_silence(&mut world, &stream),
+        Finale::EndPosition if stream.end == start => {}
+        _ => world.run_to_end(stream.clock + LONG),
+    }
+    if world.end.is_none() {
+        world.stop();
+        world.run_to_end(Duration::from_secs(1));
+    }
+    check_end(&mut world, &stream);
+}
+
+/// A server that falls silent: everything that is complete is acknowledged soon.
+fn run_to_silence(world: &mut World, stream: &Stream) {
+    world.run_until(stream.clock + LONG, "all delivered", World::is_delivered);
+    let config = world.setup.config.clone();
+    let all = world.claimable();
+    if config.durability == Durability::Background {
+        world.run_for(QUIET + SETTLING);
+        assert!(world.disk.written_end() >= stream.end);
+    } else if config.claims_flush {
+        world.run_until_acknowledged(QUIET + SETTLING, all);
+        world.check_commits(all);
+    } else {
+        world.run_for(QUIET + SETTLING);
+        world.check_commits(all);
+    }
+}
+
+fn check_end(world: &mut World, stream: &Stream) {
+    let config = world.setup.config.clone();
+    let end = world.end.as_ref().expect("ended");
+    let in_order = matches!(
+        end.ending,
+        Ending::Stopped | Ending::CopyDone | Ending::EndPosition
+    );
+    assert!(!matches!(end.ending, Ending::Damaged(_)), "{:?}", end.ending);
+    let told = world.status().flushed;
+    if config.claims_flush {
+        world.check_commits(told);
+    }
+    if in_order && config.claims_flush && config.durability != Durability::Background && world.is_delivered()
+    {
+        assert!(matches!(end.ending, Ending::EndPosition) || told == world.claimable());
+    }
+    let received = stream.end.min(world.delivered_end()).max(config.start);
+    if !matches!(end.ending, Ending::Stopped | Ending::EndPosition) {
+        assert_eq!(received, stream.end);
+        assert!(world.disk.written_end() >= stream.end, "the files hold all of it");
+    }
+}
+
+#[test]
+fn whatever_happens_a_synchronous_receiver_claims_only_what_is_complete() {
+    seeds(100).for_each(|seed| run(seed, Durability::Synchronous, false));
+}
+
+#[test]
+fn whatever_happens_a_deferred_receiver_claims_only_what_is_complete() {
+    seeds(100).for_each(|seed| run(seed, Durability::Deferred, false));
+}
+
+#[test]
+fn whatever_happens_a_background_receiver_claims_only_what_is_complete() {
+    seeds(100).for_each(|seed| run(seed, Durability::Background, false));
+}
+
+#[test]
+fn a_stream_that_starts_within_a_block_goes_on_with_what_the_file_holds() {
+    seeds(100).for_each(|seed| run(seed, POLICIES[seed as usize % 3], true));
+}
