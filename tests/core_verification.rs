@@ -306,6 +306,7 @@ fn random_setup(rng: &mut Rng, seed: u64, durability: Durability, log: &Log) -> 
     }
     config.decoder = Some(log.decoder(START, rng.pick(&[0, 100, 1 << 20])));
     setup.disk_us = rng.pick(&[(10, 50), (10, 3000), (1000, 9000)]);
+    setup.sync_more_us = rng.pick(&[0, 0, 30_000]);
     setup.network_us = rng.pick(&[1, 20, 500]);
     setup.longest_read = rng.pick(&[3000, 40_000, usize::MAX, usize::MAX]);
     setup.short_writes = rng.pick(&[0, 0, 30]);
@@ -427,4 +428,111 @@ fn whatever_happens_a_background_receiver_claims_only_what_is_complete() {
 #[test]
 fn a_stream_that_starts_within_a_block_goes_on_with_what_the_file_holds() {
     seeds(100).for_each(|seed| run(seed, POLICIES[seed as usize % 3], true));
+}
+
+// ---- damage ----
+
+/// A byte and a bit of it whose change has to be noticed before the log ends.
+fn damage(rng: &mut Rng, log: &Log) -> (Lsn, u32) {
+    loop {
+        let mut at = at(rng.between(64, offset(log.end()) as u64));
+        if rng.chance(50) {
+            // What crosses the end of a segment, or lies there.
+            let boundary = Lsn(at.0.next_multiple_of(MIB));
+            at = Lsn(boundary.0 + rng.between(0, 400) - 200);
+        }
+        let bit = rng.between(0, 7) as u32;
+        if at > START.advanced_by(64) && is_noticed(log, at, bit) {
+            return (at, bit);
+        }
+    }
+}
+
+/// Some bits do not matter, some are never looked at again, and some are noticed on the next page only.
+fn is_noticed(log: &Log, at: Lsn, bit: u32) -> bool {
+    let (wal, block) = (&log.wal, log.wal.shape().block);
+    let is_in_rest = at.0 < wal.rest_end();
+    let mut replaced = wal.abandoned().iter();
+    let is_replaced = replaced.any(|&(start, page)| (start..page).contains(&at.0));
+    // That a page was backed up may be told there, in versions that do so.
+    let is_hint = at.0 % block == 2 && bit == 2 && !wal.is_behind_switch(at.0);
+    let noticed_by = log.truth.unit_end(at).advanced_by(block + 64);
+    !is_in_rest && !is_replaced && !is_hint && noticed_by <= log.end()
+}
+
+fn run_into_damage(seed: u64, durability: Durability) {
+    let _named_on_failure = Seed(seed);
+    let mut rng = Rng::new(seed + 5000);
+    let log = log(&mut rng);
+    let (place, bit) = damage(&mut rng, &log);
+    let setup = random_setup(&mut rng, seed, durability, &log);
+    let damaged = log.with_damage(place, bit);
+    let setup = Setup {
+        truth: Some(damaged.truth.clone()),
+        ..setup
+    };
+    let stream = random_stream(&mut rng, &damaged, START, log.end(), false);
+    let mut world = World::new(setup, &stream);
+    world.run_to_end(stream.clock + LONG);
+    let end = world.end.as_ref().expect("ended");
+    assert!(matches!(end.ending, Ending::Damaged(_)), "{:?}", end.ending);
+    assert!(world.copy_done.is_some(), "the server hears that it is over");
+    let right_to = damaged.truth.surely_right_to(log.end());
+    let config = world.setup.config.clone();
+    if durability != Durability::Background {
+        assert!(world.disk.durable_end() >= right_to);
+        if config.claims_flush {
+            assert!(world.status().flushed >= right_to, "all that is right is claimed");
+            world.check_commits(world.status().flushed);
+        }
+    }
+    assert!(world.disk.written_end() >= right_to);
+}
+
+#[test]
+fn damage_ends_the_stream_and_what_is_right_before_it_is_claimed_and_nothing_else() {
+    for seed in seeds(180) {
+        run_into_damage(seed, POLICIES[seed as usize % 3]);
+    }
+}
+
+/// A record of so many segments, and what a server adds that is not in a hurry.
+fn long_record(segments: u64) -> Log {
+    let mut wal = Wal::empty(1, Shape::default());
+    wal.commit();
+    wal.record((segments * MIB) as usize);
+    for _ in 0..200 {
+        wal.commit();
+    }
+    Log::of(wal)
+}
+
+/// The whole log at once, to a receiver with room for more than a segment.
+fn catch_up(log: &Log, durability: Durability) -> (Setup, Stream) {
+    let mut setup = Setup::new(durability);
+    (setup.config.window, setup.config.slots) = (256 << 10, 6);
+    setup.config.decoder = Some(log.decoder(START, 100));
+    setup.truth = Some(log.truth.clone());
+    let mut stream = Stream::from(log.bytes.clone(), START);
+    while stream.end < log.end() {
+        let left = log.end().bytes_since(stream.end);
+        stream.ahead(left).wal(left.min(LONGEST_MESSAGE) as usize);
+    }
+    (setup, stream)
+}
+
+#[test]
+fn damage_in_a_record_of_many_segments_ends_the_stream_also_when_syncs_are_slow() {
+    for durability in POLICIES {
+        for segments in 1..=6 {
+            let log = long_record(segments);
+            let damaged = log.with_damage(at(segments * MIB), 3);
+            let (mut setup, stream) = catch_up(&damaged, durability);
+            setup.sync_more_us = 60_000;
+            let mut world = World::new(setup, &stream);
+            world.run_to_end(LONG);
+            let end = world.end.as_ref().expect("ended");
+            assert!(matches!(end.ending, Ending::Damaged(_)), "{:?}", end.ending);
+        }
+    }
 }

@@ -29,6 +29,8 @@ pub struct Setup {
     pub config: Config,
     /// Shortest and longest operation of the disk, in microseconds.
     pub disk_us: (u64, u64),
+    /// So much longer does a sync take, in microseconds.
+    pub sync_more_us: u64,
     /// Longest delay of the network in microseconds.
     pub network_us: u64,
     /// The most bytes one read returns.
@@ -65,6 +67,7 @@ impl Setup {
                 named: false,
             },
             disk_us: (1000, 1000),
+            sync_more_us: 0,
             network_us: 20,
             longest_read: usize::MAX,
             short_writes: 0,

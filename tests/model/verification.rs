@@ -94,7 +94,6 @@ impl World {
         let right = end <= truth.surely_right_to(received);
         match ending {
             Ending::Stopped | Ending::EndPosition | Ending::CopyDone => end <= received,
-            Ending::Damaged(_) => right,
             _ => right || end.0 + 2 * size <= segment_size().floor(received).0,
         }
     }

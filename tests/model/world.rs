@@ -319,7 +319,11 @@ impl World {
             return;
         }
         let (low, high) = self.setup.disk_us;
-        let time = Duration::from_micros(self.rng.between(low, high));
+        let more = match operation {
+            Operation::Sync => self.setup.sync_more_us,
+            _ => 0,
+        };
+        let time = Duration::from_micros(self.rng.between(low, high) + more);
         self.events.push((self.now + time, event));
     }
 
