@@ -2,6 +2,8 @@
 //!
 //! The checks use the server's bytes and the model disk only, never the core's own positions.
 
+use std::time::Duration;
+
 use walring::core::demand::Durability;
 use walring::core::lsn::{Lsn, SegmentNumber};
 use walring::core::message::Status;
@@ -14,6 +16,9 @@ use super::setup::Operation;
 use super::stream::keepalive_body;
 use super::world::{End, Event, Flight, World};
 use super::{START, at, common_prefix, is_zero, offset, segment_size};
+
+/// For so long the socket may rest without anything important waiting there.
+const SHORT_REST: Duration = Duration::from_millis(20);
 
 impl World {
     /// Takes orders until there are none, then reads the socket if it is to be read.
@@ -47,6 +52,9 @@ impl World {
             "{range:?}"
         );
         self.assert_not_in_flight(slot);
+        if now > self.last_read + SHORT_REST {
+            self.listening = now;
+        }
         self.armed = Some((slot, range));
         self.spread = spread;
         self.expect_delivery();

@@ -51,7 +51,8 @@ impl World {
             .first_chunk()
             .map_or(0, |bytes| u64::from_be_bytes(*bytes));
         let asks = raw[raw.len() - 1] == 1;
-        if asks && server_end <= lsn_end.0 && self.now >= self.last_wal + QUIET {
+        let is_quiet = self.now >= self.last_wal.max(self.listening) + QUIET;
+        if asks && server_end <= lsn_end.0 && is_quiet {
             self.inspected.vouched = Some(lsn_end);
         }
     }

@@ -104,6 +104,9 @@ pub struct World {
     pub start: Lsn,
     /// When bytes of WAL were delivered last.
     pub(super) last_wal: Duration,
+    /// When a read ended last, and since when there has been one but for moments.
+    pub(super) last_read: Duration,
+    pub(super) listening: Duration,
     pub(super) is_stopped: bool,
     /// What a receiver that looks at the log was told, and what it measured.
     pub inspected: Inspected,
@@ -156,6 +159,8 @@ impl World {
             is_traced: std::env::var_os("MODEL_SEED").is_some(),
             start,
             last_wal: Duration::ZERO,
+            last_read: Duration::ZERO,
+            listening: Duration::ZERO,
             is_stopped: false,
             inspected: Inspected {
                 commits,
@@ -375,6 +380,7 @@ impl World {
         let from = self.delivered;
         self.delivered += count;
         self.note_delivery(from);
+        self.last_read = self.now;
         let arrived = &self.raw[from..from + count];
         let mut heads = [0xBB; HEADS_LENGTH];
         match spread {
@@ -425,6 +431,7 @@ impl World {
         self.armed.take().expect("a read is withdrawn only once");
         (self.deliver_at, self.cancel_at) = (None, None);
         let now = self.now;
+        self.last_read = now;
         self.receiver.as_mut().expect("running").receive_cancelled(now);
         self.settle();
     }
