@@ -3,24 +3,19 @@
 
 mod model;
 
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use model::disk::Name;
-use model::reading::expected;
+use model::log::{Log, any_log};
 use model::stream::Stream;
-use model::truth::Truth;
 use model::wal::{Shape, Unit, Wal};
 use model::world::{Setup, World};
 use model::{Rng, START, Seed, at, offset, seeds};
 use walring::core::demand::{Durability, QUIET};
 use walring::core::lsn::Lsn;
 use walring::core::order::Ending;
-use walring::core::wal::decoder::{Decoder, Depth};
 
 const MIB: u64 = 1 << 20;
-const KIB: u64 = 1 << 10;
 
 /// Longest message of a server, in bytes of WAL.
 const LONGEST_MESSAGE: u64 = 128 << 10;
@@ -39,159 +34,6 @@ const LONG: Duration = Duration::from_secs(600);
 
 fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
-}
-
-// ---- logs ----
-
-/// WAL and what may be claimed of it.
-#[derive(Clone)]
-struct Log {
-    wal: Arc<Wal>,
-    bytes: Bytes,
-    truth: Arc<Truth>,
-}
-
-impl Log {
-    fn of(wal: Wal) -> Log {
-        assert_eq!(wal.start(), START.0);
-        let mut bytes = wal.all().to_vec();
-        bytes.resize(bytes.len().next_multiple_of(MIB as usize), 0);
-        Log {
-            bytes: bytes.into(),
-            truth: Arc::new(Truth::of(&wal)),
-            wal: Arc::new(wal),
-        }
-    }
-
-    /// Behind the last record and its padding; the rest of the file is empty.
-    fn end(&self) -> Lsn {
-        Lsn(self.wal.end().next_multiple_of(8))
-    }
-
-    /// A decoder that has seen what lies before `start`.
-    fn decoder(&self, start: Lsn, keep: usize) -> Decoder {
-        let mut decoder = Decoder::new(expected(self.wal.shape()), Depth::Records, START, keep);
-        let mut seen = &self.bytes[..offset(start)];
-        while decoder.next(&mut seen).expect("it is right so far").is_some() {}
-        decoder
-    }
-
-    /// The same with a bit turned over.
-    fn with_damage(&self, damage: Lsn, bit: u32) -> Log {
-        let mut bytes = self.bytes.to_vec();
-        bytes[offset(damage)] ^= 1 << bit;
-        Log {
-            wal: self.wal.clone(),
-            bytes: bytes.into(),
-            truth: Arc::new(self.truth.with_damage(damage)),
-        }
-    }
-}
-
-/// Kinds of logs; of each, there are a few.
-const KINDS: u64 = 8;
-const OF_EACH_KIND: u64 = 3;
-
-/// One of the logs, which are made once.
-fn log(rng: &mut Rng) -> Log {
-    static LOGS: [OnceLock<Log>; (KINDS * OF_EACH_KIND) as usize] =
-        [const { OnceLock::new() }; (KINDS * OF_EACH_KIND) as usize];
-    let number = rng.between(0, KINDS * OF_EACH_KIND - 1);
-    let made = LOGS[number as usize].get_or_init(|| Log::of(make(number % KINDS, number)));
-    made.clone()
-}
-
-fn make(kind: u64, seed: u64) -> Wal {
-    let usual = Shape {
-        length: 5 * MIB / 2,
-        ..Shape::default()
-    };
-    let (switches, deaths) = (6, 25);
-    match kind {
-        0 => Wal::new(seed, usual),
-        1 => Wal::new(
-            seed,
-            Shape {
-                longest: 2 * MIB,
-                length: 4 * MIB,
-                ..usual
-            },
-        ),
-        2 => Wal::new(
-            seed,
-            Shape {
-                block: KIB,
-                switches,
-                deaths,
-                ..usual
-            },
-        ),
-        3 => Wal::new(
-            seed,
-            Shape {
-                block: 64 * KIB,
-                deaths,
-                version: 18,
-                ..usual
-            },
-        ),
-        4 => Wal::new(
-            seed,
-            Shape {
-                timeline: 2,
-                older_pages: 100,
-                version: 19,
-                longest: 300,
-                ..usual
-            },
-        ),
-        5 => with_records_of_many_segments(seed, usual),
-        6 => with_crossed_boundaries(seed, usual),
-        _ => {
-            let first_segment = Shape::default().first_segment - 1;
-            let shape = Shape {
-                first_segment,
-                deaths,
-                longest: 3 * MIB,
-                length: 7 * MIB / 2,
-                ..usual
-            };
-            Wal::new(seed, shape).without_segments(1)
-        }
-    }
-}
-
-fn with_records_of_many_segments(seed: u64, shape: Shape) -> Wal {
-    let mut rng = Rng::new(seed);
-    let mut wal = Wal::empty(seed, shape);
-    for segments in [rng.between(3, 5), rng.between(1, 4)] {
-        for _ in 0..rng.between(1, 300) {
-            wal.anything();
-        }
-        wal.record((segments * MIB + rng.between(0, MIB)) as usize);
-        wal.commit();
-    }
-    wal
-}
-
-/// Something else at the end of each segment.
-fn with_crossed_boundaries(seed: u64, shape: Shape) -> Wal {
-    let mut rng = Rng::new(seed);
-    let mut wal = Wal::empty(seed, shape);
-    for _ in 0..5 {
-        for _ in 0..rng.between(1, 50) {
-            wal.anything();
-        }
-        wal.approach(Unit::Segment, rng.pick(&[0, 8, 16, 24, 32, 96]));
-        match rng.between(0, 3) {
-            0 => wal.switch(),
-            1 => wal.die_within(rng.between(1, 3)),
-            2 => wal.record(rng.between(100, 30_000) as usize),
-            _ => wal.commit(),
-        };
-    }
-    wal.commit();
-    wal
 }
 
 // ---- random runs ----
@@ -234,9 +76,7 @@ impl Sender<'_> {
         while self.stream.end < target {
             let left = target.bytes_since(self.stream.end);
             let (ahead, bytes) = self.anything(rng, left);
-            if ahead {
-                self.stream.ahead(left);
-            }
+            self.stream.ahead(if ahead { left } else { 0 });
             if let Some(bytes) = bytes {
                 self.stream.wal(bytes.min(left).min(LONGEST_MESSAGE) as usize);
             }
@@ -264,8 +104,11 @@ impl Sender<'_> {
                 self.stream.keepalive(self.asks && rng.chance(50));
                 return (false, None);
             }
-            80 => {
+            80..82 => {
                 self.stream.wait(ms(rng.between(1, 400)));
+                if rng.chance(50) {
+                    self.stream.keepalive(self.asks);
+                }
                 return (false, None);
             }
             _ => {
@@ -331,7 +174,7 @@ fn run(seed: u64, durability: Durability, anywhere: bool) {
     let _named_on_failure = Seed(seed);
     let mut rng = Rng::new(seed);
     let finale = rng.pick(&FINALES);
-    let log = log(&mut rng);
+    let log = any_log(&mut rng);
     let mut setup = random_setup(&mut rng, seed, durability, &log);
     let length = offset(log.end()) as u64;
     if anywhere {
@@ -464,7 +307,7 @@ fn is_noticed(log: &Log, at: Lsn, bit: u32) -> bool {
 fn run_into_damage(seed: u64, durability: Durability) {
     let _named_on_failure = Seed(seed);
     let mut rng = Rng::new(seed + 5000);
-    let log = log(&mut rng);
+    let log = any_log(&mut rng);
     let (place, bit) = damage(&mut rng, &log);
     let setup = random_setup(&mut rng, seed, durability, &log);
     let damaged = log.with_damage(place, bit);
@@ -600,6 +443,30 @@ fn watched(log: &Log, durability: Durability) -> Setup {
     setup.config.decoder = Some(log.decoder(START, 100));
     setup.truth = Some(log.truth.clone());
     setup
+}
+
+// ---- commits ----
+
+#[test]
+fn every_commit_is_measured_also_by_a_receiver_that_tells_nobody() {
+    let mut wal = Wal::empty(1, Shape::default());
+    for _ in 0..20_000 {
+        wal.commit();
+    }
+    let log = Log::of(wal);
+    for claims_flush in [true, false] {
+        let mut setup = watched(&log, Durability::Synchronous);
+        setup.config.claims_flush = claims_flush;
+        let mut stream = Stream::from(log.bytes.clone(), START);
+        while stream.end < log.end() {
+            let left = log.end().bytes_since(stream.end);
+            stream.wal(left.min(9000) as usize).wait(ms(5));
+        }
+        let mut world = World::new(setup, &stream);
+        world.run_for(stream.clock + ms(500));
+        world.check_commits(log.end());
+        assert_eq!(world.receiver().transactions(), 20_000);
+    }
 }
 
 // ---- a tail on trust ----
