@@ -108,8 +108,10 @@ pub(super) struct Timers {
     pub(super) last_status: Option<Duration>,
     /// When WAL arrived last: keepalives do not make a quiet stream busy.
     pub(super) last_arrival: Duration,
-    /// When the server was last heard, or listening to it began.
+    /// When the server was last heard, or listening to it began or ended.
     pub(super) heard: Duration,
+    /// Since when it has been listened to without a rest worth mentioning.
+    pub(super) listening: Duration,
     /// How long the last read took.
     pub(super) waited: Duration,
     pub(super) pinged: bool,
@@ -134,6 +136,7 @@ impl Receiver {
             last_status: None,
             last_arrival: now,
             heard: now,
+            listening: now,
             waited: Duration::ZERO,
             pinged: false,
             status_due: true,
@@ -251,6 +254,9 @@ impl Receiver {
         let ask = self.ask();
         self.armed = !ask.range.is_empty();
         self.spread = ask.spread;
+        if now > self.timers.heard + BRISK {
+            self.timers.listening = now;
+        }
         self.timers.heard = now;
         self.armed.then_some(ask)
     }
@@ -352,6 +358,7 @@ impl Receiver {
     /// The read was withdrawn; nothing arrived.
     pub fn receive_cancelled(&mut self, now: Duration) {
         (self.armed, self.cancelling) = (false, false);
+        self.timers.heard = now;
         self.advance(now);
     }
 
@@ -528,10 +535,11 @@ impl Receiver {
 
     /// A standby that shuts down waits until all it has sent is acknowledged, and that may end within a
     /// record: the rest is still with its own server. So when it asks, has no more and has been quiet
-    /// for a while, the tail is taken on trust: nothing in it is wrong so far.
+    /// for a while, the tail is taken on trust: nothing in it is wrong so far. While the socket rests, more may
+    /// be waiting there: that is no quiet.
     fn vouch_for_tail(&mut self, now: Duration) {
         let received = self.progress.received();
-        let quiet = now >= self.timers.last_arrival + QUIET;
+        let quiet = now >= self.timers.last_arrival.max(self.timers.listening) + QUIET;
         if quiet && self.situation().is_caught_up() && self.ending.is_none() {
             self.inspection.vouch(received);
             self.progress.verify(received);

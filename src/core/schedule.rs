@@ -195,12 +195,12 @@ impl Receiver {
 
     /// Up to where segments may lose their `.partial`. The next start believes a segment without it, so
     /// the record that crosses its end must be right; but a record longer than two segments does not
-    /// hold up the files, nor does one that is not complete when the stream ends in good order.
+    /// hold up the files, nor does one that is not complete when the stream ends in good order. The former
+    /// holds for a damaged one, too: only so many files may be open, and what was received is to be written.
     fn completable(&self) -> Lsn {
         let (received, verified) = (self.progress.received(), self.progress.verified());
         match &self.ending {
-            Some(Ending::Damaged(_)) => verified,
-            Some(ending) if ending.is_orderly() => received,
+            Some(ending) if ending.is_orderly() && !matches!(ending, Ending::Damaged(_)) => received,
             _ => {
                 let size = self.config.segment_size;
                 verified.max(Lsn(size.floor(received).0.saturating_sub(2 * size.bytes())))

@@ -6,9 +6,10 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use walring::core::lsn::{Lsn, SegmentNumber};
 
-use super::{common_prefix, offset, segment_size, wal};
+use super::{common_prefix, offset, segment_size};
 
 const SECTOR: usize = 512;
 
@@ -34,6 +35,8 @@ pub struct Dirty {
 /// Files and their names.
 #[derive(Debug)]
 pub struct Disk {
+    /// What it is compared with: the server's bytes.
+    wal: Bytes,
     content: Vec<u8>,
     durable: Vec<u8>,
     /// The write that gave each sector its durable content.
@@ -47,27 +50,36 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A disk whose first file holds the WAL before `preserve_end` and zeros behind. If `named`, that
-    /// file has its name.
-    pub fn new(preserve_end: Lsn, named: bool) -> Disk {
-        let mut content = vec![0; wal().len()];
-        let held = offset(preserve_end);
-        content[..held].copy_from_slice(&wal()[..held]);
-        let segments = wal().len() / segment_size().bytes() as usize;
+    /// A disk that holds the WAL before `preserve_end` and zeros behind. The segments before that of `start`
+    /// are finished; if `named`, its file has its name.
+    pub fn new(wal: Bytes, start: Lsn, preserve_end: Lsn, named: bool) -> Disk {
+        let size = segment_size().bytes() as usize;
+        let segments = wal.len().div_ceil(size);
+        let mut content = vec![0; segments * size];
+        let held = offset(preserve_end.max(start));
+        content[..held].copy_from_slice(&wal[..held]);
+        let first = offset(start) / size;
         let mut names = vec![Name::None; segments];
+        names[..first].fill(Name::Final);
         if named {
-            names[0] = Name::Partial;
+            names[first] = Name::Partial;
         }
         Disk {
             durable: content.clone(),
             durable_versions: vec![0; content.len() / SECTOR],
             content,
+            wal,
             dirty: Vec::new(),
             version: 0,
             names,
             written_end: 0,
             durable_end: 0,
         }
+    }
+
+    /// The server's bytes.
+    pub fn wal(&self) -> &[u8] {
+        &self.wal
     }
 
     /// What reading a range returns.
@@ -134,14 +146,14 @@ impl Disk {
     /// How far the files hold the server's bytes without a gap.
     pub fn written_end(&mut self) -> Lsn {
         let from = self.written_end;
-        self.written_end += common_prefix(&self.content[from..], &wal()[from..]);
+        self.written_end += common_prefix(&self.content[from..], &self.wal[from..]);
         super::at(self.written_end as u64)
     }
 
     /// How far a crash leaves the server's bytes without a gap, whatever the files are called.
     pub fn durable_bytes_end(&mut self) -> Lsn {
         let from = self.durable_end;
-        self.durable_end += common_prefix(&self.durable[from..], &wal()[from..]);
+        self.durable_end += common_prefix(&self.durable[from..], &self.wal[from..]);
         super::at(self.durable_end as u64)
     }
 
@@ -155,7 +167,7 @@ impl Disk {
     /// Whether a segment's bytes are all durable.
     pub fn is_segment_durable(&mut self, segment: SegmentNumber) -> bool {
         let range = self.range_of(segment);
-        self.durable[range.clone()] == wal()[range]
+        self.durable[range.clone()] == self.wal[range]
     }
 
     /// Where a segment lies.

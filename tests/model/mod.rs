@@ -3,16 +3,20 @@
 //! No I/O, no clock: time is virtual, chance comes from a seed, and the same seed gives the same run.
 //! [`stream`] is what a server says, [`disk`] what would survive a crash, [`world`] drives a
 //! `Receiver` as its contract says and checks each order against the other two. [`wal`] is WAL in its own
-//! format, and [`reading`] a decoder that is watched while it reads it.
+//! format, [`truth`] what may be claimed of it, [`log`] both together, and [`reading`] a decoder that is
+//! watched while it reads it.
 
 // Each test binary uses a part of the model.
 #![allow(dead_code)]
 
 pub mod disk;
+pub mod log;
 mod orders;
 pub mod reading;
 mod setup;
 pub mod stream;
+pub mod truth;
+mod verification;
 pub mod wal;
 pub mod world;
 

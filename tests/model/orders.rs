@@ -2,10 +2,12 @@
 //!
 //! The checks use the server's bytes and the model disk only, never the core's own positions.
 
+use std::time::Duration;
+
 use walring::core::demand::Durability;
 use walring::core::lsn::{Lsn, SegmentNumber};
 use walring::core::message::Status;
-use walring::core::order::{Ask, Output, Write};
+use walring::core::order::{Ask, Ending, Output, Write};
 use walring::core::receiver::Receiver;
 use walring::core::writes::Slot;
 
@@ -13,7 +15,10 @@ use super::disk::Name;
 use super::setup::Operation;
 use super::stream::keepalive_body;
 use super::world::{End, Event, Flight, World};
-use super::{START, at, common_prefix, is_zero, offset, segment_size, wal};
+use super::{START, at, common_prefix, is_zero, offset, segment_size};
+
+/// For so long the socket may rest without anything important waiting there.
+const SHORT_REST: Duration = Duration::from_millis(20);
 
 impl World {
     /// Takes orders until there are none, then reads the socket if it is to be read.
@@ -47,6 +52,9 @@ impl World {
             "{range:?}"
         );
         self.assert_not_in_flight(slot);
+        if now > self.last_read + SHORT_REST {
+            self.listening = now;
+        }
         self.armed = Some((slot, range));
         self.spread = spread;
         self.expect_delivery();
@@ -71,7 +79,8 @@ impl World {
             Output::Status(status) => self.tell(status),
             Output::CopyDone => self.copy_done = Some(self.now),
             Output::Notice(_) => self.notices += 1,
-            Output::Measured(_) | Output::Committed(_) => {}
+            Output::Measured(measure) => self.measured(measure),
+            Output::Committed(time) => self.committed(time),
             Output::End => self.finish_stream(),
         }
     }
@@ -132,9 +141,9 @@ impl World {
             "a write belongs to one segment"
         );
         let held = self.disk.content(range.clone());
-        let valid = common_prefix(bytes, &wal()[range.clone()]);
+        let valid = common_prefix(bytes, &self.disk.wal()[range.clone()]);
         assert!(
-            valid >= common_prefix(held, &wal()[range]),
+            valid >= common_prefix(held, &self.disk.wal()[range]),
             "bytes of the file would be lost at {}",
             at((from + valid) as u64)
         );
@@ -144,7 +153,10 @@ impl World {
             at((from + valid) as u64)
         );
         let known = self.delivered_end().max(self.setup.config.preserve_end);
-        assert!(offset(known) >= from + valid, "WAL out of nothing");
+        // Zeros at the end may be those of the WAL, or those of a file that holds nothing yet.
+        let last = bytes[..valid].iter().rposition(|&byte| byte != 0);
+        let sure = last.map_or(0, |last| from + last + 1);
+        assert!(offset(known) >= sure, "WAL out of nothing");
     }
 
     fn sync(&mut self, segment: SegmentNumber) {
@@ -173,6 +185,7 @@ impl World {
             is_complete,
             "segment {segment:?} is finished before its bytes are there"
         );
+        self.check_completion(segment);
         let has_data = !next || self.has_data(segment.next());
         assert!(has_data, "a name for an empty file");
         self.schedule(Operation::Names, Event::Finished(segment, next));
@@ -211,6 +224,7 @@ impl World {
         let (durable, written) = (self.disk.durable_end(), self.disk.written_end());
         if self.setup.config.claims_flush {
             let flushed = status.flushed;
+            self.check_claim(flushed);
             assert!(
                 flushed <= durable,
                 "claims {flushed} as flushed, a crash leaves {durable}"
@@ -250,7 +264,7 @@ impl World {
             unparsed == self.tail_of_delivered(unparsed.len()),
             "unparsed bytes are others"
         );
-        self.check_end(received);
+        self.check_end(received, &ending);
         self.end = Some(End {
             at: self.now,
             ending,
@@ -259,30 +273,33 @@ impl World {
     }
 
     /// What was received is where the policy wants it before the end, and behind it there is nothing.
-    fn check_end(&mut self, received: Lsn) {
-        if self.setup.config.durability == Durability::Background {
-            assert!(self.disk.written_end() >= received);
-            let complete = segment_size().floor(received);
-            assert!(
-                self.disk.durable_end() >= complete,
-                "a finished segment is not durable"
-            );
-        } else {
-            assert!(
-                self.disk.durable_end() >= received,
-                "the end came before the disk"
-            );
+    fn check_end(&mut self, received: Lsn, ending: &Ending) {
+        let complete = segment_size().floor(received);
+        let first = segment_size().segment_of(START);
+        let mut named = START;
+        for (index, &name) in self.disk.names().iter().enumerate() {
+            let segment = SegmentNumber(first.0 + index as u64);
+            let expected = name == Name::Final || !self.must_be_finished(segment, received, ending);
+            assert!(expected, "segment {index} is not finished: {name:?}");
+            if name != Name::None {
+                named = segment_size().end_of(segment);
+            }
         }
+        let durable_to = if self.setup.config.durability == Durability::Background {
+            assert!(self.disk.written_end() >= received);
+            complete
+        } else {
+            received
+        };
+        assert!(
+            self.disk.durable_bytes_end() >= durable_to,
+            "the end came before the disk"
+        );
+        assert!(self.disk.durable_end() >= durable_to.min(named));
         let end = offset(received.max(self.setup.config.preserve_end));
         let rest = self
             .disk
             .content(end..end.next_multiple_of(segment_size().bytes() as usize));
         assert!(is_zero(rest), "the tail is not zero");
-        let first = segment_size().segment_of(START);
-        let complete = segment_size().segment_of(received).0 - first.0;
-        for (index, &name) in self.disk.names().iter().enumerate() {
-            let expected = index as u64 >= complete || name == Name::Final;
-            assert!(expected, "segment {index} is not finished: {name:?}");
-        }
     }
 }

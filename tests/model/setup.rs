@@ -1,10 +1,12 @@
 //! How the world around the receiver behaves in a run.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use walring::core::demand::Durability;
 use walring::core::order::Config;
 
+use super::truth::Truth;
 use super::{START, segment_size};
 
 /// What can be made to hang.
@@ -27,6 +29,8 @@ pub struct Setup {
     pub config: Config,
     /// Shortest and longest operation of the disk, in microseconds.
     pub disk_us: (u64, u64),
+    /// So much longer does a sync take, in microseconds.
+    pub sync_more_us: u64,
     /// Longest delay of the network in microseconds.
     pub network_us: u64,
     /// The most bytes one read returns.
@@ -37,6 +41,8 @@ pub struct Setup {
     pub answers: bool,
     /// Operations of this kind never end, after so many that did.
     pub hang: Option<(Operation, usize)>,
+    /// What may be claimed, if the receiver looks at what it receives.
+    pub truth: Option<Arc<Truth>>,
 }
 
 impl Setup {
@@ -61,11 +67,13 @@ impl Setup {
                 named: false,
             },
             disk_us: (1000, 1000),
+            sync_more_us: 0,
             network_us: 20,
             longest_read: usize::MAX,
             short_writes: 0,
             answers: true,
             hang: None,
+            truth: None,
         }
     }
 }

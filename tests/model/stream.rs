@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use walring::core::lsn::Lsn;
 
 use super::{START, offset, wal};
@@ -20,6 +21,10 @@ pub struct Message {
 /// A server's side of a stream, built message by message.
 #[derive(Debug, Clone)]
 pub struct Stream {
+    /// All the WAL there is, from [`START`] on.
+    pub content: Bytes,
+    /// Where the WAL sent begins.
+    pub start: Lsn,
     /// The messages in their order.
     pub messages: Vec<Message>,
     /// The end of the WAL sent.
@@ -33,10 +38,17 @@ pub struct Stream {
 impl Stream {
     /// A silent server.
     pub fn new() -> Stream {
+        Stream::from(Bytes::from_static(wal()), START)
+    }
+
+    /// A silent server with this WAL, which is to be sent from `start` on.
+    pub fn from(content: Bytes, start: Lsn) -> Stream {
         Stream {
+            content,
+            start,
             messages: Vec::new(),
-            end: START,
-            server_end: START,
+            end: start,
+            server_end: start,
             clock: Duration::ZERO,
         }
     }
@@ -67,7 +79,8 @@ impl Stream {
         let start = self.end;
         self.end = self.end.advanced_by(bytes as u64);
         let server_end = self.server_end.max(self.end);
-        self.wal_message(start, server_end, &wal()[from..from + bytes])
+        let payload = self.content.slice(from..from + bytes);
+        self.wal_message(start, server_end, &payload)
     }
 
     /// A WAL message with any content.

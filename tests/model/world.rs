@@ -15,7 +15,8 @@ use walring::core::writes::Slot;
 use super::disk::{Dirty, Disk, Name};
 pub use super::setup::{Operation, Setup};
 use super::stream::{Message, Stream};
-use super::{Rng, START, offset};
+use super::verification::Inspected;
+use super::{Rng, offset};
 
 /// A write that the disk has not ended.
 pub(super) struct Flight {
@@ -99,6 +100,16 @@ pub struct World {
     pub(super) is_closed: bool,
     pub(super) sent_end: Lsn,
     pub(super) is_traced: bool,
+    /// Where the stream starts.
+    pub start: Lsn,
+    /// When bytes of WAL were delivered last.
+    pub(super) last_wal: Duration,
+    /// When a read ended last, and since when there has been one but for moments.
+    pub(super) last_read: Duration,
+    pub(super) listening: Duration,
+    pub(super) is_stopped: bool,
+    /// What a receiver that looks at the log was told, and what it measured.
+    pub inspected: Inspected,
 }
 
 impl World {
@@ -106,9 +117,18 @@ impl World {
     pub fn new(setup: Setup, stream: &Stream) -> World {
         let mut coming = stream.messages.clone().into_iter();
         let length = setup.config.window + setup.config.block as usize;
+        let start = setup.config.start;
+        assert_eq!(stream.start, start, "the server sends what it is asked for");
+        let truth = setup.truth.as_ref();
+        let commits = truth.map_or(Vec::new(), |truth| truth.commits(start, setup.config.backlog_end));
         let mut world = World {
             now: Duration::ZERO,
-            disk: Disk::new(setup.config.preserve_end, setup.config.named),
+            disk: Disk::new(
+                stream.content.clone(),
+                start,
+                setup.config.preserve_end,
+                setup.config.named,
+            ),
             statuses: Vec::new(),
             copy_done: None,
             end: None,
@@ -135,12 +155,29 @@ impl World {
             raw: Vec::new(),
             delivered: 0,
             is_closed: false,
-            sent_end: START,
+            sent_end: start,
             is_traced: std::env::var_os("MODEL_SEED").is_some(),
+            start,
+            last_wal: Duration::ZERO,
+            last_read: Duration::ZERO,
+            listening: Duration::ZERO,
+            is_stopped: false,
+            inspected: Inspected {
+                commits,
+                ..Inspected::default()
+            },
             setup,
         };
+        world.load_prefix();
         world.settle();
         world
+    }
+
+    /// Puts into the first slot what the file holds of the block in which the stream starts.
+    fn load_prefix(&mut self) {
+        let (slot, base, count) = self.receiver().prefix();
+        let from = offset(base);
+        self.slots[slot.0][..count].copy_from_slice(self.disk.content(from..from + count));
     }
 
     // ---- what a test asks and does ----
@@ -158,7 +195,9 @@ impl World {
     /// The end of the WAL that was handed to the receiver, be it parsed or not.
     pub fn delivered_end(&self) -> Lsn {
         let index = self.sent.partition_point(|sent| sent.raw_end <= self.delivered);
-        let whole = index.checked_sub(1).map_or(START, |last| self.sent[last].lsn_end);
+        let whole = index
+            .checked_sub(1)
+            .map_or(self.start, |last| self.sent[last].lsn_end);
         let part = self.sent.get(index).map_or(0, |sent| {
             (self.delivered + sent.payload).saturating_sub(sent.raw_end)
         });
@@ -202,6 +241,7 @@ impl World {
     /// The operator wants an end.
     pub fn stop(&mut self) {
         let now = self.now;
+        self.is_stopped = true;
         self.receiver.as_mut().expect("running").stop(now);
         self.settle();
     }
@@ -284,7 +324,11 @@ impl World {
             return;
         }
         let (low, high) = self.setup.disk_us;
-        let time = Duration::from_micros(self.rng.between(low, high));
+        let more = match operation {
+            Operation::Sync => self.setup.sync_more_us,
+            _ => 0,
+        };
+        let time = Duration::from_micros(self.rng.between(low, high) + more);
         self.events.push((self.now + time, event));
     }
 
@@ -335,6 +379,8 @@ impl World {
         };
         let from = self.delivered;
         self.delivered += count;
+        self.note_delivery(from);
+        self.last_read = self.now;
         let arrived = &self.raw[from..from + count];
         let mut heads = [0xBB; HEADS_LENGTH];
         match spread {
@@ -352,6 +398,30 @@ impl World {
         self.settle();
     }
 
+    /// What of the messages has arrived since `from` of all bytes.
+    fn note_delivery(&mut self, from: usize) {
+        let mut index = self.sent.partition_point(|sent| sent.raw_end <= from);
+        while let Some(&Sent {
+            raw_end,
+            payload,
+            lsn_end,
+        }) = self.sent.get(index)
+        {
+            let start = index.checked_sub(1).map_or(0, |before| self.sent[before].raw_end);
+            if self.delivered <= start {
+                break;
+            }
+            if payload > 0 {
+                self.last_wal = self.now;
+            }
+            if raw_end <= self.delivered {
+                let raw = self.raw[start..raw_end].to_vec();
+                self.delivered_in_whole(&raw, payload, lsn_end);
+            }
+            index += 1;
+        }
+    }
+
     /// The read is withdrawn, unless bytes win the race.
     fn cancel(&mut self) {
         let available = self.delivered < self.raw.len() || self.is_closed;
@@ -361,6 +431,7 @@ impl World {
         self.armed.take().expect("a read is withdrawn only once");
         (self.deliver_at, self.cancel_at) = (None, None);
         let now = self.now;
+        self.last_read = now;
         self.receiver.as_mut().expect("running").receive_cancelled(now);
         self.settle();
     }
