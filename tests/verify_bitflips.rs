@@ -36,7 +36,7 @@ fn every_flipped_bit_is_found() {
     for installation in Installation::with_wal() {
         let server = ServerOptions::default().version(&installation).start();
         let line = Line::written_by(&server);
-        let flips = Flips::of(&line, 300);
+        let flips = Flips::of(&line, 200);
         println!("{}: {:?}", installation.id(), flips.found);
         assert!(
             flips.missed.is_empty(),
