@@ -1,0 +1,14 @@
+//! What walring saves against `pg_receivewal`, on this disk: the comparison suite.
+//!
+//! A crate of its own, so that its dependencies stay out of the receiver.
+//!
+//! ```text
+//!  compare --> scenarios --> primary (its data in memory)
+//!                        --> receivers, one after the other, round by round, on the same disk
+//!                        --> load (times every commit from the client's side)
+//!                        --> observe (CPU, calls, memory, the device's counters)
+//!          --> results (JSON) --> report (HTML, Markdown)
+//!  disk: a directory, or an emulated edge disk (FUSE file under a loop device)
+//! ```
+
+pub mod results;

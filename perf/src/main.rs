@@ -1,0 +1,3 @@
+//! `walring-perf`: see the library.
+
+fn main() {}
