@@ -41,9 +41,6 @@ const BULK_GROUP: u64 = 256 << 10;
 /// In catch-up so many bytes are left to one sync, should segments be larger.
 const CATCH_UP_GROUP: u64 = 16 << 20;
 
-/// A flush shorter than this is not worth holding a write for: the timer costs as much.
-const HOLDABLE_FLUSH: Duration = Duration::from_millis(1);
-
 /// What the policy must know of the stream at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation {
@@ -136,62 +133,6 @@ impl Demand {
     }
 }
 
-/// Group commit: an acknowledgement releases a group of clients, and most of them commit again
-/// within a moment. Holding the next write until about as much has arrived as the last group had, at
-/// most a tenth of a flush, catches them all in one.
-#[derive(Debug, Default)]
-pub struct Gather {
-    /// Transactions, messages and bytes since the last group.
-    transactions: u32,
-    messages: u32,
-    bytes: u64,
-    last_transactions: u32,
-    last_messages: u32,
-    last_bytes: u64,
-    last_flush: Duration,
-    until: Option<Duration>,
-}
-
-impl Gather {
-    /// A WAL message with so many bytes arrived.
-    pub fn message(&mut self, bytes: u64) {
-        self.messages += 1;
-        self.bytes += bytes;
-    }
-
-    /// A transaction was in it.
-    pub fn transaction(&mut self) {
-        self.transactions += 1;
-    }
-
-    /// A durable write took this long.
-    pub fn flushed(&mut self, took: Duration) {
-        self.last_flush = took;
-    }
-
-    /// Until when the write that could be issued now is to be held; `None`: issue it.
-    pub fn hold(&mut self, now: Duration) -> Option<Duration> {
-        // Where transactions are seen, they tell the group's size; elsewhere bytes do.
-        let complete = match self.last_transactions {
-            0 => self.last_messages <= 1 || self.bytes >= self.last_bytes,
-            1 => true,
-            last => self.transactions >= last,
-        };
-        if complete || self.last_flush < HOLDABLE_FLUSH {
-            return None;
-        }
-        let until = *self.until.get_or_insert(now + self.last_flush / 10);
-        (now < until).then_some(until)
-    }
-
-    /// The group is issued; the next one begins.
-    pub fn release(&mut self) {
-        self.last_transactions = self.transactions;
-        (self.last_messages, self.last_bytes) = (self.messages, self.bytes);
-        (self.transactions, self.messages, self.bytes, self.until) = (0, 0, 0, None);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,40 +182,5 @@ mod tests {
         assert_eq!((demand.written, demand.durable), (Lsn(500), Lsn(0)));
         demand.segment(Lsn(400));
         assert_eq!((demand.written, demand.durable), (Lsn(500), Lsn(400)));
-    }
-
-    #[test]
-    fn a_lone_client_is_never_held_and_a_group_at_most_a_tenth_of_a_flush() {
-        let ms = Duration::from_millis;
-        let mut gather = Gather::default();
-        gather.flushed(ms(10));
-        gather.message(300);
-        gather.release();
-        gather.message(200);
-        assert_eq!(gather.hold(ms(0)), None, "the last group was one commit");
-        gather.message(300);
-        gather.release();
-        gather.message(300);
-        assert_eq!(gather.hold(ms(20)), Some(ms(21)));
-        assert_eq!(gather.hold(ms(20)), Some(ms(21)));
-        assert_eq!(gather.hold(ms(21)), None, "time is up");
-        gather.message(300);
-        assert_eq!(gather.hold(ms(20)), None, "as much arrived as the last group had");
-    }
-
-    #[test]
-    fn where_transactions_are_seen_their_number_makes_the_group() {
-        let ms = Duration::from_millis;
-        let mut gather = Gather::default();
-        gather.flushed(ms(10));
-        gather.message(10_000);
-        gather.transaction();
-        gather.transaction();
-        gather.release();
-        gather.message(300);
-        gather.transaction();
-        assert_eq!(gather.hold(ms(20)), Some(ms(21)));
-        gather.transaction();
-        assert_eq!(gather.hold(ms(20)), None, "as many arrived as the last group had");
     }
 }

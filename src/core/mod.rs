@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`lsn`] positions and names, [`message`] the protocol's messages, [`framing`]
 //! finding them in the stream, [`spread`] many of them at once, [`progress`] what may be claimed, [`writes`] what is on its way to
-//! the disk, [`demand`] what must get there and when, [`order`] what the driver is asked to do,
+//! the disk, [`demand`] what must get there and when, [`gather`] which commits share a flush,
+//! [`spin`] whether waiting is worth a processor, [`recent`] what is usual, [`order`] what the driver is asked to do,
 //! [`receiver`] the state machine that joins them, [`start`] where a stream begins,
 //! [`wal`] what the received bytes are, [`history`] which timeline owns them, [`timestamp`] the server's
 //! clock, [`inspection`] whether they are right, [`transactions`] the commits among them, [`measure`] what
@@ -10,6 +11,7 @@
 
 pub mod demand;
 pub mod framing;
+pub mod gather;
 pub mod history;
 pub mod inspection;
 pub mod lsn;
@@ -18,8 +20,10 @@ pub mod message;
 pub mod order;
 pub mod progress;
 pub mod receiver;
+pub mod recent;
 pub mod savings;
 mod schedule;
+pub mod spin;
 pub mod spread;
 pub mod start;
 pub mod telemetry;

@@ -11,8 +11,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::demand::{Demand, Durability, Gather, QUIET, Situation};
+use super::demand::{Demand, Durability, QUIET, Situation};
 use super::framing::{Frame, Framer};
+use super::gather::Gather;
 use super::inspection::Inspection;
 use super::lsn::{Lsn, SegmentNumber};
 use super::measure::Measure;
@@ -551,10 +552,16 @@ impl Receiver {
         self.ending.get_or_insert(ending);
     }
 
-    /// In live mode the socket rests while a durable write is in flight: what comes meanwhile is the
-    /// next group, and picking it up in one go saves wake-ups.
+    /// In live mode the socket rests while a durable write is in flight on a quick disk: what comes meanwhile
+    /// is the next group, and picking it up in one go saves wake-ups. On a slow one it is worth knowing how
+    /// many commits came meanwhile.
     fn waits_for_durable_write(&self) -> bool {
-        self.writes.is_durable_in_flight() && self.situation().is_caught_up()
+        self.writes.is_durable_in_flight() && self.situation().is_caught_up() && self.is_disk_quick()
+    }
+
+    /// Whether durable writes usually take so little that nothing is worth being done meanwhile.
+    pub fn is_disk_quick(&self) -> bool {
+        self.gather.is_disk_quick()
     }
 
     pub(super) fn situation(&self) -> Situation {

@@ -20,6 +20,7 @@ use super::logging::LogFormat;
 use super::password::PromptMode;
 use crate::core::demand::DurableMethod;
 use crate::core::lsn::Lsn;
+use crate::core::spin::SpinLimit;
 use crate::core::wal::Verify;
 use crate::error::{Error, Result};
 use std::ffi::OsString;
@@ -80,6 +81,8 @@ pub struct ReceiveOptions {
     pub verify: Verify,
     /// How WAL is made durable in live mode.
     pub durable_method: DurableMethod,
+    /// Whether to wait for the next commit on the processor.
+    pub spin: SpinLimit,
     /// A file to log histograms to.
     pub histogram_log: Option<PathBuf>,
     /// The histogram of the standard path that transactions are compared with.
@@ -286,6 +289,7 @@ struct Values {
     log_format: LogFormat,
     verify: Verify,
     durable_method: DurableMethod,
+    spin: SpinLimit,
     listen: Option<SocketAddr>,
 }
 
@@ -300,6 +304,7 @@ impl Values {
             log_format: choice("--log-format", &arguments.log_format, &LOG_FORMATS)?,
             verify: choice("--verify", &arguments.verify, &VERIFY_LEVELS)?,
             durable_method: choice("--durable-method", &arguments.durable_method, &DURABLE_METHODS)?,
+            spin: spin_limit(&arguments.spin_us)?,
             listen: arguments.listen.as_deref().map(listen_address).transpose()?,
         })
     }
@@ -362,6 +367,22 @@ fn seconds(option: &str, text: &str) -> Result<Option<Duration>> {
         Ok(0) => Ok(None),
         Ok(seconds) if seconds <= MOST => Ok(Some(Duration::from_secs(seconds))),
         _ => Err(Error::usage(format!("{option} must be in range 0..{MOST}"))),
+    }
+}
+
+/// How long to wait without sleeping: microseconds, 0 for never, or `auto`.
+fn spin_limit(text: &str) -> Result<SpinLimit> {
+    const MOST: u64 = 1_000_000;
+    let option = "--spin-us";
+    match (text, text.parse::<u64>()) {
+        ("auto", _) => Ok(SpinLimit::Auto),
+        (_, Ok(0)) => Ok(SpinLimit::Off),
+        (_, Ok(limit)) if limit <= MOST => Ok(SpinLimit::Fixed(Duration::from_micros(limit))),
+        (_, Ok(_)) => Err(Error::usage(format!("{option} must be in range 0..{MOST}"))),
+        _ => {
+            let message = format!("invalid value \"{text}\" for option {option}");
+            Err(Error::usage(message).with_hint("Give microseconds, or \"auto\"."))
+        }
     }
 }
 
@@ -443,6 +464,7 @@ fn command(arguments: Arguments, values: Values, called: &Invocation) -> Command
         latency_report: arguments.latency_report,
         verify: values.verify,
         durable_method: values.durable_method,
+        spin: values.spin,
         histogram_log: arguments.histogram_log.map(PathBuf::from),
         baseline: arguments.baseline.map(PathBuf::from),
         listen: values.listen,

@@ -366,6 +366,7 @@ impl Receiving<'_> {
             stop: &self.stop,
             watch: &mut display,
             durable_method,
+            spin: self.options.spin,
         };
         stream::run(config, segments, socket, early, shared).await
     }

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags};
@@ -100,6 +101,20 @@ impl Link {
         };
         let mut sockets = [PollFd::new(&self.socket, PollFlags::IN)];
         rustix::event::poll(&mut sockets, Some(&limit)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Waits in place without sleeping, at most so long, and lets every other thread go first; true if there
+    /// is something to read.
+    pub fn spin(&self, limit: Duration) -> bool {
+        let began = Instant::now();
+        while !self.wait(Duration::ZERO) {
+            if began.elapsed() > limit {
+                return false;
+            }
+            // Comes back at once if nobody else wants this processor.
+            thread::yield_now();
+        }
+        true
     }
 
     /// Reads what is there, without waiting.

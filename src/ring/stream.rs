@@ -12,7 +12,7 @@
 //! - While the disk is quick, a durable write in live mode is waited for in place. Nothing else would
 //!   happen meanwhile: one durable write is in flight at a time and the socket rests. Through the
 //!   ring a kernel worker would wait for the flush and then wake us.
-//! - While commits come within 2 ms of each other on such a disk, the next one is waited for in place,
+//! - While commits come within 10 ms of each other on such a disk, the next one is waited for in place,
 //!   too: one call where the runtime needs six.
 
 use std::future::{Future, poll_fn};
@@ -41,18 +41,15 @@ use crate::core::measure::Measure;
 use crate::core::message::{COPY_DONE, Status};
 use crate::core::order::{Ask, Config, Ending, Output, Write};
 use crate::core::receiver::Receiver;
+use crate::core::spin::{Spin, SpinLimit};
 use crate::core::spread::HEADS_LENGTH;
 use crate::core::telemetry::{Recorder, Telemetry};
 use crate::core::wal::decoder::Decoder;
 use crate::core::writes::Slot;
 use crate::error::{Error, Result, system_text};
 
-/// A durable write that takes no longer than this is worth waiting for in place; one that does goes
-/// through the ring, and signals, timers and the socket are served meanwhile.
-pub(super) const QUICK: Duration = Duration::from_millis(1);
-
 /// The next commit is waited for in place so long; a stream with longer pauses waits through the ring.
-const LINGER: Duration = Duration::from_millis(2);
+const LINGER: Duration = Duration::from_millis(10);
 
 /// Signals and background tasks are looked after at least so often while the thread does not sleep.
 const LONGEST_UNPARKED: Duration = Duration::from_millis(20);
@@ -77,6 +74,8 @@ pub struct Shared<'a> {
     pub stop: &'a Stop,
     /// How a durable write is made.
     pub durable_method: durable::Method,
+    /// Whether waiting for the next commit is worth a processor.
+    pub spin: SpinLimit,
     /// What the operator sees.
     pub watch: &'a mut dyn Watch,
 }
@@ -121,11 +120,11 @@ pub async fn run(
         postponed: None,
         timer: Timer::default(),
         began: Instant::now(),
-        quick: false,
         lingers: false,
         armed: Duration::ZERO,
         parked: Duration::ZERO,
         ended: false,
+        spin: Spin::new(shared.spin),
         recorder: Recorder::new(),
         shared,
     };
@@ -154,8 +153,6 @@ struct Stream<'a> {
     postponed: Option<Output>,
     timer: Timer,
     began: Instant,
-    /// Whether the last durable write was quick.
-    quick: bool,
     /// Whether the last bytes came soon after they were waited for.
     lingers: bool,
     /// When the socket was last read through the ring.
@@ -163,6 +160,7 @@ struct Stream<'a> {
     /// When the thread last went to sleep.
     parked: Duration,
     ended: bool,
+    spin: Spin,
     recorder: Recorder,
     shown: Shown,
     shared: Shared<'a>,
@@ -275,14 +273,21 @@ impl Stream<'_> {
     /// True if something arrived. The thread still parks now and then, for signals and the like.
     fn linger(&mut self) -> bool {
         let now = self.now();
-        if !self.lingers || !self.quick || !self.is_at_rest() || now - self.parked > LONGEST_UNPARKED {
+        if !self.lingers
+            || !self.core.is_disk_quick()
+            || !self.is_at_rest()
+            || now - self.parked > LONGEST_UNPARKED
+        {
             return false;
         }
         let due = self
             .core
             .deadline()
             .map_or(LINGER, |deadline| deadline.saturating_sub(now));
-        self.lingers = self.link.wait(LINGER.min(due));
+        let spin = self.spin.budget();
+        let came = spin.is_some_and(|limit| self.link.spin(limit.min(due)));
+        self.lingers = came || self.link.wait(LINGER.min(due));
+        self.spin.waited(self.now() - now, spin.is_some());
         if !self.lingers {
             return false;
         }
@@ -404,7 +409,6 @@ impl Stream<'_> {
 
     fn measure_write(&mut self, durable: bool, took: Duration) {
         if durable {
-            self.quick = took <= QUICK;
             self.measure(Measure::DurableWrite(took));
         } else {
             self.measure(Measure::Write(took));
@@ -559,7 +563,7 @@ impl Stream<'_> {
         }
         let issued = self.now();
         let method = self.shared.durable_method;
-        if durable && self.quick {
+        if durable && self.core.is_disk_quick() {
             let result = durable::write_in_place(&file, &buffer[range], offset, method);
             self.measure_write(durable, self.now() - issued);
             self.written(slot, buffer, segment, result)?;

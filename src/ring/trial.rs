@@ -19,7 +19,7 @@ use super::buffer::Slots;
 use super::durable::{self, Method};
 use super::op;
 use super::stop::Stop;
-use super::stream::QUICK;
+use crate::core::gather::QUICK_FLUSH;
 
 /// Prefix of a trial's file name: no tool takes it for a segment.
 pub const PREFIX: &str = ".walring-probe-";
@@ -112,7 +112,7 @@ impl Trial {
             (result, buffer)
         };
         let took = began.elapsed();
-        self.quick = took <= QUICK;
+        self.quick = took <= QUICK_FLUSH;
         let whole = result.and_then(|count| match count as usize == length {
             true => Ok(took),
             false => Err(io::Error::from_raw_os_error(libc::ENOSPC)),

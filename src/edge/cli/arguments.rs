@@ -69,6 +69,8 @@ pub(super) struct Arguments {
     pub(super) verify: String,
     #[arg(long, allow_hyphen_values = true, default_value = "auto")]
     pub(super) durable_method: String,
+    #[arg(long, allow_hyphen_values = true, default_value = "0")]
+    pub(super) spin_us: String,
     #[arg(long, allow_hyphen_values = true)]
     pub(super) histogram_log: Option<OsString>,
     #[arg(long, allow_hyphen_values = true)]

@@ -42,6 +42,7 @@ fn defaults_are_those_of_pg_receivewal() {
         latency_report: false,
         verify: Verify::Records,
         durable_method: DurableMethod::Auto,
+        spin: SpinLimit::Off,
         histogram_log: None,
         baseline: None,
         listen: None,
@@ -271,6 +272,13 @@ fn bad_values_are_refused_in_the_words_of_pg_receivewal_without_a_hint() {
             "{args:?}"
         );
     }
+    assert_eq!(received(&["--spin-us=auto"]).spin, SpinLimit::Auto);
+    assert_eq!(
+        received(&["--spin-us=50"]).spin,
+        SpinLimit::Fixed(Duration::from_micros(50))
+    );
+    assert!(refusal(&["--spin-us=-1"]).contains("invalid value \"-1\" for option --spin-us"));
+    assert!(refusal(&["--spin-us=1000001"]).contains("--spin-us must be in range 0..1000000"));
     assert!(refusal(&["--log-format=xml"]).contains("invalid value \"xml\" for option --log-format\n"));
 }
 
