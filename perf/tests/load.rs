@@ -171,6 +171,14 @@ fn the_floor_acknowledges_everything_and_ends_when_it_is_told_to() {
 }
 
 #[test]
+fn the_floor_serves_a_server_that_shuts_down() {
+    let Some(server) = server() else { return };
+    let floor = synchronous_floor(&server);
+    server.stop_fast();
+    floor.finish().assert_success();
+}
+
+#[test]
 fn the_floor_catches_up_to_an_end() {
     let Some(server) = server() else { return };
     synchronous_floor(&server).end_by(Signal::INT).assert_success();

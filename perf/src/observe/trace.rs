@@ -28,8 +28,7 @@ pub fn count_system_calls(pid: u32, while_running: impl FnOnce() -> Result<()>) 
 }
 
 /// Counts the system calls that a process makes while `while_running` runs: `strace -c -f -p`. The process is
-/// slower meanwhile, so nothing else is to be measured. Workers of a ring make no
-/// calls of their own.
+/// slower meanwhile, so nothing else is to be measured. Workers of a ring make no calls of their own.
 ///
 /// Fails if `while_running` does, or if strace's answer cannot be understood.
 pub fn trace(pid: u32, while_running: impl FnOnce() -> Result<()>) -> Result<Trace> {
