@@ -24,6 +24,20 @@ fn commits_return() {
 }
 
 #[test]
+fn commits_return_and_a_signal_ends_it_while_it_spins() {
+    for spin in ["--spin-us=auto", "--spin-us=1000000"] {
+        let (server, archive) = (silent_server(), Archive::new());
+        server.pgbench_init();
+        let receiver = synchronous_with(&server, &archive, "receiver", &[SLOW_STATUS, &[spin]].concat());
+        let load = server.start_pgbench(&["-n", "-c", "2", "-t", "500"]);
+        load.finish().assert_success();
+        let end = server.flush_lsn();
+        receiver.stop().assert_success();
+        archive.assert_holds(&server, 1, end);
+    }
+}
+
+#[test]
 fn commits_of_many_clients_return() {
     let (server, archive) = (silent_server(), Archive::new());
     server.pgbench_init();
@@ -115,7 +129,11 @@ fn silent_server() -> Server {
 }
 
 fn synchronous(server: &Server, archive: &Archive, names: &str) -> Process {
-    let receiver = walring(server, archive, SLOW_STATUS);
+    synchronous_with(server, archive, names, SLOW_STATUS)
+}
+
+fn synchronous_with(server: &Server, archive: &Archive, names: &str, options: &[&str]) -> Process {
+    let receiver = walring(server, archive, options);
     wait_for_streaming(server);
     server.sql(&format!("alter system set synchronous_standby_names = '{names}'"));
     server.sql("select pg_reload_conf()");

@@ -69,8 +69,8 @@ Options that pg_receivewal does not have:
       --durable-method=METHOD
                          \"auto\" (default), \"dsync\" or \"fdatasync\"
       --spin-us=MICROSECONDS
-                         wait for the next commit so long without sleeping (default: 0), or \"auto\":
-                         while it shortens waits; uses up to a processor, for waits shorter by a wake-up
+                         wait for the next commit so long without sleeping (default: 0);
+                         \"auto\": while it shortens waits; takes up to one processor
       --histogram-log=FILE
                          log histograms of latencies to this file, for HdrHistogram's tools
       --baseline=FILE    estimate the time saved for each transaction against this histogram,
