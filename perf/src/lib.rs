@@ -11,4 +11,5 @@
 //!  disk: a directory, or an emulated edge disk (FUSE file under a loop device)
 //! ```
 
+pub mod disk;
 pub mod results;
