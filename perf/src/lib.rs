@@ -11,6 +11,7 @@
 //!  disk: a directory, or an emulated edge disk (FUSE file under a loop device)
 //! ```
 
+pub mod disk;
 pub mod floor;
 pub mod load;
 pub mod observe;
