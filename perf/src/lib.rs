@@ -11,4 +11,6 @@
 //!  disk: a directory, or an emulated edge disk (FUSE file under a loop device)
 //! ```
 
+pub mod report;
 pub mod results;
+pub mod statistics;
