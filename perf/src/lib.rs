@@ -15,4 +15,6 @@ pub mod disk;
 pub mod floor;
 pub mod load;
 pub mod observe;
+pub mod report;
 pub mod results;
+pub mod statistics;
