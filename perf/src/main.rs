@@ -1,10 +1,11 @@
 //! `walring-perf`: see the library.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use walring_perf::{disk, floor, load};
+use walring_perf::{compare, disk, floor, load};
 
 /// The comparison suite of walring: what it saves against pg_receivewal, on this disk
 #[derive(Parser)]
@@ -16,6 +17,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run receivers in turn and report what each commit costs
+    Compare(compare::Options),
+    /// Make HTML and Markdown again from a comparison's JSON file, beside it
+    Report {
+        /// What `compare` wrote
+        file: PathBuf,
+    },
     /// Time commits from their clients' side, and print what was measured
     Load(load::cli::Options),
     Disk(disk::cli::DiskArgs),
@@ -28,6 +36,8 @@ enum Command {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Compare(options) => exit_code(compare::run(&options)),
+        Command::Report { file } => exit_code(compare::report_again(&file)),
         Command::Load(options) => exit_code(load::cli::run(&options)),
         Command::Disk(args) => disk::cli::run(&args).into(),
         Command::DiskServer(args) => {

@@ -22,6 +22,7 @@ pub const METRICS: [Metric; 20] = [
     Metric::P90Ms,
     Metric::P99Ms,
     Metric::P999Ms,
+    Metric::WholeP999Ms,
     Metric::MaxMs,
     Metric::CorrectedP99Ms,
     Metric::ElapsedMs,
@@ -76,6 +77,7 @@ pub fn metric(metric: Metric) -> &'static str {
         Metric::MibPerSecond => "throughput",
         Metric::ElapsedMs => "time",
         Metric::Rollovers => "changes of segment",
+        Metric::WholeP999Ms => "p99.9 of all commits",
     }
 }
 
@@ -83,7 +85,7 @@ pub fn metric(metric: Metric) -> &'static str {
 pub fn unit(metric: Metric) -> &'static str {
     match metric {
         Metric::MeanMs | Metric::P50Ms | Metric::P90Ms | Metric::P99Ms | Metric::P999Ms => "ms",
-        Metric::MaxMs | Metric::CorrectedP99Ms | Metric::ElapsedMs => "ms",
+        Metric::MaxMs | Metric::CorrectedP99Ms | Metric::ElapsedMs | Metric::WholeP999Ms => "ms",
         Metric::CpuUsPerCommit => "µs",
         Metric::CpuSPerGib | Metric::WallS => "s",
         Metric::CommitsPerSecond => "/s",
