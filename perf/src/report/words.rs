@@ -16,7 +16,7 @@ pub const KINDS: [Kind; 8] = [
 ];
 
 /// All measures, in the order of the report.
-pub const METRICS: [Metric; 20] = [
+pub const METRICS: [Metric; 21] = [
     Metric::MeanMs,
     Metric::P50Ms,
     Metric::P90Ms,
