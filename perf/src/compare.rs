@@ -143,8 +143,7 @@ fn compare(options: &Options) -> Result<Comparison> {
 fn measure_disk(bench: &mut Bench, site: &Site, kinds: &[Kind]) -> Result<Disk> {
     let mut disk = site.describe();
     for &kind in kinds {
-        let cases = bench.cases(site, kind).with_context(|| format!("{}, {}", site.key(), name_of(kind)))?;
-        disk.cases.extend(cases);
+        disk.cases.extend(bench.cases(site, kind)?);
     }
     Ok(disk)
 }

@@ -140,6 +140,9 @@ fn receive(socket: &OwnedFd, mut stream: Stream, end: Option<Lsn>) -> Result<()>
         if end.is_some_and(|end| stream.received >= end) {
             return Ok(());
         }
+        if stream.ended {
+            return ended(&stream, end);
+        }
         let known = end.unwrap_or(stream.server_end).min(stream.server_end);
         // The heads come on top, so that the stream surely holds as much.
         let all = known.bytes_since(stream.received) >= READ as u64;
@@ -161,16 +164,21 @@ fn receive(socket: &OwnedFd, mut stream: Stream, end: Option<Lsn>) -> Result<()>
                 )));
             }
         };
-        if count == 0 || stream.ended {
-            return match end {
-                None if stream.ended => Ok(()),
-                _ => Err(Error::connection(format!(
-                    "server ended the stream at {}",
-                    stream.received
-                ))),
-            };
+        if count == 0 {
+            return ended(&stream, end);
         }
         stream.take(&buffer[..count])?;
+    }
+}
+
+/// The end of the stream is right if the server said so and no end position was asked for.
+fn ended(stream: &Stream, end: Option<Lsn>) -> Result<()> {
+    match end {
+        None if stream.ended => Ok(()),
+        _ => Err(Error::connection(format!(
+            "server ended the stream at {}",
+            stream.received
+        ))),
     }
 }
 

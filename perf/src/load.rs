@@ -335,6 +335,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_load_may_run_in_another_thread() {
+        fn check<T: Send>() {}
+        check::<Load>();
+    }
+
+    #[test]
     fn arrivals_come_at_the_rate_and_are_the_same_each_time() {
         let take = |count| {
             let mut arrivals = Arrivals::new(500.0);

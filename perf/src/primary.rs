@@ -181,6 +181,11 @@ impl Primary {
         self.home.path()
     }
 
+    /// What it said last.
+    pub fn log_tail(&self) -> String {
+        tail(&self.home.path().join("log"))
+    }
+
     /// Runs statements that wait for no receiver.
     pub fn execute(&mut self, sql: &str) -> Result<()> {
         self.control()?.batch_execute(sql).map_err(|error| describe(error, sql))
@@ -269,7 +274,7 @@ impl Primary {
         let config = format!("{} options='-c synchronous_commit=local'", self.load_config());
         self.wait_until(Duration::from_secs(30), "the primary accepts connections", |primary| {
             if let Some(status) = primary.postmaster.try_wait()? {
-                bail!("the primary did not start ({status}): {}", tail(&primary.home.path().join("log")));
+                bail!("the primary did not start ({status}): {}", primary.log_tail());
             }
             primary.control = Client::connect(&config, NoTls).ok();
             Ok(primary.control.is_some())

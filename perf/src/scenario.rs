@@ -15,10 +15,10 @@ mod start_up;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use tempfile::TempDir;
 
-use crate::plan::{Plan, Visit};
+use crate::plan::{Plan, Visit, name_of};
 use crate::primary::Primary;
 use crate::receiver::{Contender, Program, Programs, Running, Way, take_base_backup};
 use crate::results::{Case, Kind, Metric};
@@ -64,6 +64,15 @@ impl<'a> Bench<'a> {
 
     /// Does one kind of work with all receivers in turn.
     pub fn cases(&mut self, site: &Site, kind: Kind) -> Result<Vec<Case>> {
+        let done = self.dispatch(site, kind);
+        done.map_err(|error| {
+            let logs = self.primaries.values().map(Primary::log_tail).collect::<Vec<_>>().join(" | ");
+            let what = format!("{}, {}", site.key(), name_of(kind));
+            anyhow!("{what}: {error:#}; the primary's log ends with: {logs}")
+        })
+    }
+
+    fn dispatch(&mut self, site: &Site, kind: Kind) -> Result<Vec<Case>> {
         match kind {
             Kind::Commit => commit::closed(self, site),
             Kind::OpenLoop => commit::open(self, site),

@@ -9,7 +9,7 @@ use walring::error::{Error, Result, system_text};
 /// What came of counting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trace {
-    /// So many system calls, of all threads that could be traced.
+    /// So many system calls, of all threads.
     Calls(u64),
     /// Nothing was run, for this reason: one sentence without its full stop.
     Refused(String),
@@ -28,8 +28,7 @@ pub fn count_system_calls(pid: u32, while_running: impl FnOnce() -> Result<()>) 
 }
 
 /// Counts the system calls that a process makes while `while_running` runs: `strace -c -f -p`. The process is
-/// slower meanwhile, so nothing else is to be measured. Workers of a ring cannot be traced; they make no
-/// calls of their own.
+/// slower meanwhile, so nothing else is to be measured. Workers of a ring make no calls of their own.
 ///
 /// Fails if `while_running` does, or if strace's answer cannot be understood.
 pub fn trace(pid: u32, while_running: impl FnOnce() -> Result<()>) -> Result<Trace> {
