@@ -11,7 +11,19 @@
 //!  disk: a directory, or an emulated edge disk (FUSE file under a loop device)
 //! ```
 
+pub mod compare;
+pub mod disk;
 pub mod floor;
+pub mod interrupt;
 pub mod load;
+pub mod machine;
 pub mod observe;
+pub mod plan;
+pub mod primary;
+pub mod receiver;
+pub mod report;
 pub mod results;
+pub mod scenario;
+pub mod site;
+pub mod statistics;
+pub mod stored;

@@ -12,6 +12,7 @@
 //!
 //! A commit that does not end fails the run, after [`LIMIT`]; what waits then is cancelled.
 
+pub mod cli;
 mod timed;
 mod timer;
 

@@ -201,6 +201,8 @@ pub enum Metric {
     ElapsedMs,
     /// Changes of segment in the run.
     Rollovers,
+    /// Latency: 99.9th percentile of all commits, where the other latencies are those of a part, ms.
+    WholeP999Ms,
 }
 
 impl Metric {
