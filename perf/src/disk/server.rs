@@ -112,10 +112,13 @@ impl Disk {
     fn make(&mut self, order: &Order) -> Result<Reply, Error> {
         available(order.filesystem)?;
         let failed = |what: &str, error: std::io::Error| Error::Failed(format!("{what}: {error}"));
-        let image = Image::new(order.size_mib << 20, order.latencies)
+        let image = Image::new(order.size_mib << 20)
             .map(Arc::new)
             .map_err(|error| failed("could not make its content in memory", error))?;
         self.image = Some(image.clone());
+        if std::env::var_os("EARLY").is_some() {
+            image.set_latencies(order.latencies);
+        }
 
         let directory = self.make_directory(&std::env::temp_dir())?;
         let (image_directory, mounted) = (directory.join(IMAGE), directory.join(MOUNTED));
@@ -159,6 +162,10 @@ impl Disk {
         self.mounted = Some(mounted.clone());
         // What mounting left to be written is not the owner's.
         run("sync", &[&"--file-system", &mounted]).map_err(Error::Failed)?;
+        if let Some(image) = &self.image {
+            eprintln!("setup {}", image.counters());
+            image.set_latencies(order.latencies);
+        }
         Ok(Reply::Ready {
             path: mounted,
             device,
@@ -190,6 +197,10 @@ impl Disk {
     /// Takes away what there is, and gives what stayed, one sentence each.
     fn take_away(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
+        if let Some(image) = &self.image {
+            eprintln!("before teardown {}", image.counters());
+            image.set_latencies(Latencies::default());
+        }
         if let Some(mounted) = self.mounted.take()
             && let Err(why) = unmount(&mounted)
         {
