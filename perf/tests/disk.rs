@@ -314,10 +314,10 @@ fn the_next_disk_takes_away_one_whose_server_was_killed() {
     let file = File::create(disk.path().join("file")).expect("a file");
     file.write_all_at(&[1; 100_000], 0).expect("a write");
     let directory = directory(&disk);
-    kill(disk.server_pid(), Signal::KILL);
-    // It waits for the server, so the lock is free behind it.
-    disk.close().expect_err("the server was killed");
     assert_eq!(left(&directory).len(), 4);
+    kill(disk.server_pid(), Signal::KILL);
+    // It waits for the server, so the lock is free behind it. Another test's disk may come first.
+    disk.close().expect_err("the server was killed");
     drop(file);
     let next = EdgeDisk::with(&settings(0, 0)).expect("another disk");
     gone(&directory);
