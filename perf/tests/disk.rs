@@ -8,7 +8,6 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -166,32 +165,27 @@ fn a_write_takes_its_time() {
 
 #[test]
 fn the_disk_answers_while_it_flushes() {
+    let flush = Duration::from_secs(1);
     let Some(disk) = disk(0, 1000) else { return };
     let file = written_file(&disk, "file", 0);
     let image = backing_file(&disk);
-    file.write_all_at(&Block([1; 4096]).0, 0).expect("a write");
-    let (before, flushed) = (disk.counters().expect("counters").flushes, AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            file.sync_data().expect("a flush");
-            flushed.store(true, Ordering::SeqCst);
-        });
-        while disk.counters().expect("counters").flushes == before {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let began = Instant::now();
-        let mut block = [0; 4096];
-        File::open(&image)
-            .expect("the image")
-            .read_exact(&mut block)
-            .expect("a read");
-        let was_flushed = flushed.load(Ordering::SeqCst);
-        assert!(
-            !was_flushed,
-            "the read took {:?} and came behind the flush",
-            began.elapsed()
-        );
+    // A busy machine may hold up one read, not each. A disk that is deaf answers right behind the flush.
+    let answered = (0..5).any(|_| {
+        file.write_all_at(&Block([1; 4096]).0, 0).expect("a write");
+        let before = disk.counters().expect("counters").flushes;
+        std::thread::scope(|scope| {
+            let flushed = scope.spawn(|| file.sync_data().map(|()| Instant::now()).expect("a flush"));
+            while disk.counters().expect("counters").flushes == before {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            File::open(&image)
+                .and_then(|mut image| image.read_exact(&mut [0; 4096]))
+                .expect("a read");
+            let read = Instant::now();
+            flushed.join().expect("the flush").saturating_duration_since(read) > flush / 4
+        })
     });
+    assert!(answered, "five reads of five came only when the flush had ended");
 }
 
 #[test]
