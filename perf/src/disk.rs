@@ -27,9 +27,10 @@
 //! flush is not a queued command; NVMe disks do not. Whoever writes ahead during a flush gains less here than on
 //! an NVMe disk.
 //!
-//! **What the emulator costs**, on 2 cores that other programs kept busy: a durable write of 4096 bytes takes
-//! 0.15 to 0.3 ms on `nvme`, 1.23 ms on `ssd` and 8.4 ms on `emmc`; replies come 0.05 to 0.1 ms late, most of it
-//! the wake-up. A write that is not durable takes 0.04 to 0.06 ms.
+//! **What the emulator costs**, medians on 2 cores that other programs used too: a durable write of 4096 bytes
+//! takes 0.2 to 0.4 ms on `nvme`, 1.2 to 1.3 ms on `ssd` and 8.4 to 8.6 ms on `emmc`; a reply comes 0.05 to 0.1 ms
+//! late, most of it the wake-up. The loop driver's worker is an ordinary thread: where both cores are always
+//! busy, it waits for one, some milliseconds now and then.
 //!
 //! **`sync` waits for all disks**: sync(2) flushes every file system, this one too, and waits for ever while the
 //! server is stopped (SIGSTOP). Sync one directory's file system with syncfs(2), and let the server run.
