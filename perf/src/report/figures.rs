@@ -18,38 +18,50 @@ const STEPS: usize = 96;
 /// At most so many spans of a time series are drawn.
 const MOST_SPANS: usize = 150;
 
-/// Several charts beside each other, with the receivers' looks above.
-pub fn group(
-    prepared: &Prepared,
-    cases: &[&PreparedCase],
-    heading: &str,
-    note: &str,
-    charts: &[Markup],
-) -> Markup {
-    let ran = |key: &&str| cases.iter().any(|case| case.receivers.contains(key));
-    let mut keys: Vec<&str> = prepared
-        .comparison
-        .receivers
-        .iter()
-        .map(|receiver| receiver.key.as_str())
-        .collect();
-    keys.retain(ran);
+/// Several charts beside each other.
+pub fn group(heading: &str, note: &str, legend: Option<Markup>, charts: &[Markup]) -> Markup {
+    let shape = if matches!(charts.len(), 2 | 4) {
+        "charts pairs"
+    } else {
+        "charts"
+    };
     html! {
         @if !charts.is_empty() {
             h4 { (heading) }
             p.note { (note) }
-            ul.legend {
-                @for key in &keys {
-                    li {
-                        svg.sample viewBox="0 0 34 12" aria-hidden="true" {
-                            path class=(format!("line r{}", look(key))) d="M1 6H33" {}
-                            (marker(look(key), 17.0, 6.0))
-                        }
-                        (prepared.name(key))
+            @if let Some(legend) = legend { (legend) }
+            div class=(shape) { @for chart in charts { (chart) } }
+        }
+    }
+}
+
+/// The looks of the receivers that have latencies; of all but the baseline for `savings`.
+pub fn legend(prepared: &Prepared, cases: &[&PreparedCase], savings: bool) -> Markup {
+    let drawn = |key: &&str| {
+        cases.iter().any(|case| case.latencies.contains_key(key)) && !(savings && *key == BASELINE)
+    };
+    let keys = cases
+        .iter()
+        .flat_map(|case| &case.receivers)
+        .copied()
+        .filter(drawn);
+    let mut once: Vec<&str> = Vec::new();
+    keys.for_each(|key| {
+        if !once.contains(&key) {
+            once.push(key)
+        }
+    });
+    html! {
+        ul.legend {
+            @for key in once {
+                li {
+                    svg.sample viewBox="0 0 34 12" aria-hidden="true" {
+                        path class=(format!("line r{}", look(key))) d="M1 6H33" {}
+                        (marker(look(key), 17.0, 6.0))
                     }
+                    (prepared.name(key))
                 }
             }
-            div.charts { @for chart in charts { (chart) } }
         }
     }
 }
@@ -142,12 +154,14 @@ fn percentile_chart(id: String, case: &PreparedCase) -> Markup {
 }
 
 /// What a transaction saves against the baseline, by percentile: a chart for each case.
-pub fn savings(id: &str, cases: &[&PreparedCase]) -> Vec<Markup> {
-    let chart = |(index, case): (usize, &&PreparedCase)| savings_chart(format!("{id}-s{index}"), case);
+pub fn savings(id: &str, prepared: &Prepared, cases: &[&PreparedCase]) -> Vec<Markup> {
+    let chart = |(index, case): (usize, &&PreparedCase)| {
+        savings_chart(format!("{id}-s{index}"), prepared.subject, case)
+    };
     cases.iter().enumerate().filter_map(chart).collect()
 }
 
-fn savings_chart(id: String, case: &PreparedCase) -> Option<Markup> {
+fn savings_chart(id: String, subject: &str, case: &PreparedCase) -> Option<Markup> {
     let baseline = case.baseline()?;
     let others = case.receivers.iter().copied().filter(|key| *key != BASELINE);
     let keys: Vec<&str> = others.filter(|key| case.latencies.contains_key(key)).collect();
@@ -157,6 +171,7 @@ fn savings_chart(id: String, case: &PreparedCase) -> Option<Markup> {
     let last = last_share(baseline).min(0.999);
     let x = Axis::nines(last);
     let saved = |key: &str, share: f64| case.latencies[key].saved_ms(baseline, share);
+    let edges = |(share, saved): &(f64, Summary)| (*share, saved.smallest, saved.largest);
     let line = |key: &&str| {
         let within = last.min(last_share(&case.latencies[*key]));
         let shares = x
@@ -174,10 +189,11 @@ fn savings_chart(id: String, case: &PreparedCase) -> Option<Markup> {
             markers: marked
                 .filter_map(|share| Some((share, saved(key, share)?.median)))
                 .collect(),
-            band: all
-                .iter()
-                .map(|(share, saved)| (*share, saved.smallest, saved.largest))
-                .collect(),
+            band: if *key == subject {
+                all.iter().map(edges).collect()
+            } else {
+                Vec::new()
+            },
             ..Line::default()
         }
     };
@@ -187,8 +203,7 @@ fn savings_chart(id: String, case: &PreparedCase) -> Option<Markup> {
             .iter()
             .flat_map(|line| line.points.iter().map(|point| point.1))
     };
-    let reach = medians().map(f64::abs).fold(0.0, f64::max);
-    let edges = lines
+    let bands = lines
         .iter()
         .flat_map(|line| &line.band)
         .flat_map(|(_, low, high)| [*low, *high]);
@@ -205,7 +220,7 @@ fn savings_chart(id: String, case: &PreparedCase) -> Option<Markup> {
         x,
         x_text: percentile,
         x_label: "percentile of commits",
-        y: Axis::linear(medians().chain(edges.map(|edge| edge.clamp(-1.5 * reach, 1.5 * reach)))),
+        y: Axis::signed(medians().chain(bands)),
         y_label: "ms saved (above 0: faster)",
         marks: &[],
         zero: true,
@@ -300,7 +315,7 @@ pub fn series(id: &str, prepared: &Prepared, case: &PreparedCase) -> Vec<Markup>
     let runs: Vec<(&Run, Vec<Point>)> = case
         .receivers
         .iter()
-        .filter_map(|key| first(&key))
+        .filter_map(|key| first(key))
         .map(|run| (run, spans(&run.series)))
         .collect();
     let points = || runs.iter().flat_map(|(_, points)| points);

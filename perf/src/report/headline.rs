@@ -266,7 +266,7 @@ fn list(entries: &[Entry]) -> Markup {
                     b { (entry.case) } ": "
                     @for (index, (metric, ratio)) in entry.measures.iter().enumerate() {
                         @if index > 0 { ", " }
-                        span.measure { (words::metric(*metric)) " " (words::ratio(ratio)) }
+                        span.measure { (words::metric(*metric)) " " b { (words::factor(ratio.value)) } }
                     }
                 }
             }

@@ -31,13 +31,13 @@ pub fn tables(prepared: &Prepared) -> String {
     let mut text = String::new();
     for disk in &prepared.disks {
         let balance = Balance::of(disk, prepared.subject);
-        text.push_str(&format!("**{}.** ", escaped(&words::disk(disk.disk))));
+        let answer = format!("{} {}", headline::sentence(prepared, disk), balance.sentence());
+        let heading = escaped(&words::disk(disk.disk));
         text.push_str(&format!(
-            "{} {}",
-            headline::sentence(prepared, disk),
-            balance.sentence()
+            "**{heading}.** {}{}\n\n",
+            escaped(&answer),
+            losses(&balance.losses)
         ));
-        text.push_str(&format!("{}\n\n", losses(&balance.losses)));
         text.push_str(&commits(prepared, disk));
         text.push_str(&others(prepared, disk));
     }

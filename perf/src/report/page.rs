@@ -131,8 +131,8 @@ fn disk_section(prepared: &Prepared, disk: &PreparedDisk, index: usize) -> Marku
 
 const CURVES: &str =
     "Both axes are logarithmic: each nine of the percentile is equally wide. Lower is better.";
-const SAVINGS: &str = "The baseline’s latency minus the receiver’s at the same percentile: the line is the median of \
-    the rounds, the band reaches from the smallest to the largest round and is cut where it leaves the chart.";
+const SAVINGS: &str = "The baseline’s latency minus the receiver’s at the same percentile, logarithmic both ways from zero. \
+    The line is the median of the rounds; the band reaches from the smallest to the largest round, and is";
 const BARS: &str = "Medians; the thin line reaches from the smallest to the largest round.";
 
 fn commits(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
@@ -140,16 +140,20 @@ fn commits(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
     html! {
         (tables::cases(prepared, "What a commit costs", cases, &COST))
         (latencies(prepared, id, cases))
-        (figures::group(prepared, cases, "The receiver’s CPU time for each commit", BARS, &bars))
+        (figures::group("The receiver’s CPU time for each commit", BARS, None, &bars))
         h4 { "What is done for a commit" }
         (tables::cases(prepared, "What is done for a commit", cases, &WORK))
     }
 }
 
 fn latencies(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
+    let curves = figures::percentiles(id, cases);
+    let savings = figures::savings(id, prepared, cases);
+    let legend = |savings| Some(figures::legend(prepared, cases, savings));
+    let note = format!("{SAVINGS} {}’s.", prepared.name(prepared.subject));
     html! {
-        (figures::group(prepared, cases, "Latency by percentile", CURVES, &figures::percentiles(id, cases)))
-        (figures::group(prepared, cases, "Saved per transaction by percentile", SAVINGS, &figures::savings(id, cases)))
+        (figures::group("Latency by percentile", CURVES, legend(false), &curves))
+        (figures::group("Saved per transaction by percentile", &note, legend(true), &savings))
     }
 }
 
@@ -161,7 +165,7 @@ fn rollover(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
         @for (index, case) in cases.iter().enumerate() {
             @let heading = format!("Over time: {}", words::case(case.case));
             @let charts = figures::series(&format!("{id}-{index}"), prepared, case);
-            (figures::group(prepared, &[case], &heading, NOTE, &charts))
+            (figures::group(&heading, NOTE, None, &charts))
         }
     }
 }
@@ -171,8 +175,8 @@ fn catch_up(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
     let cpu = figures::bars(&format!("{id}-cpu"), prepared, cases, Metric::CpuSPerGib);
     html! {
         (other(prepared, id, cases))
-        (figures::group(prepared, cases, "Throughput (more is better)", BARS, &throughput))
-        (figures::group(prepared, cases, "The receiver’s CPU time for each GiB", BARS, &cpu))
+        (figures::group("Throughput (more is better)", BARS, None, &throughput))
+        (figures::group("The receiver’s CPU time for each GiB", BARS, None, &cpu))
     }
 }
 
