@@ -23,11 +23,11 @@ impl Answer {
         self.ratio.baseline - self.ratio.receiver
     }
 
-    /// `8.90 ms less`, `0.040 ms more`.
+    /// `8.90 ms less`, `40.0 µs more`.
     pub fn amount(&self) -> String {
         let saved = self.saved_ms();
         let way = if saved < 0.0 { "more" } else { "less" };
-        format!("{} ms {way}", words::number(saved.abs()))
+        format!("{} {way}", words::milliseconds(saved.abs()))
     }
 
     /// `with 8 clients (72 %)`.
@@ -63,8 +63,13 @@ pub fn sentence(prepared: &Prepared, disk: &PreparedDisk) -> String {
             .collect::<Vec<_>>()
     };
     let amounts = |answers: &[&Answer]| {
-        let amount =
-            |answer: &&Answer| format!("{} ms {}", words::number(answer.saved_ms().abs()), answer.place());
+        let amount = |answer: &&Answer| {
+            format!(
+                "{} {}",
+                words::milliseconds(answer.saved_ms().abs()),
+                answer.place()
+            )
+        };
         enumerated(&answers.iter().map(amount).collect::<Vec<_>>())
     };
     let mut parts = Vec::new();

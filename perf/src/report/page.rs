@@ -102,7 +102,7 @@ fn durable_write(disk: &Disk) -> String {
         words::number(disk.durable_write_ms)
     );
     match disk.set_flush_ms {
-        Some(flush) => format!("{write} Its flush is set to {} ms.", words::number(flush)),
+        Some(flush) => format!("{write} Its flush is set to {}.", words::milliseconds(flush)),
         None => write,
     }
 }
@@ -132,7 +132,7 @@ fn disk_section(prepared: &Prepared, disk: &PreparedDisk, index: usize) -> Marku
 const CURVES: &str =
     "Both axes are logarithmic: each nine of the percentile is equally wide. Lower is better.";
 const SAVINGS: &str = "The baseline’s latency minus the receiver’s at the same percentile, logarithmic both ways from zero. \
-    The line is the median of the rounds; the band reaches from the smallest to the largest round, and is";
+    The line is the median of the rounds; the band reaches from the smallest to the largest round of";
 const BARS: &str = "Medians; the thin line reaches from the smallest to the largest round.";
 
 fn commits(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
@@ -150,7 +150,7 @@ fn latencies(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
     let curves = figures::percentiles(id, cases);
     let savings = figures::savings(id, prepared, cases);
     let legend = |savings| Some(figures::legend(prepared, cases, savings));
-    let note = format!("{SAVINGS} {}’s.", prepared.name(prepared.subject));
+    let note = format!("{SAVINGS} {}.", prepared.name(prepared.subject));
     html! {
         (figures::group("Latency by percentile", CURVES, legend(false), &curves))
         (figures::group("Saved per transaction by percentile", &note, legend(true), &savings))

@@ -57,7 +57,7 @@ pub fn kind(kind: Kind) -> &'static str {
 pub fn metric(metric: Metric) -> &'static str {
     match metric {
         Metric::Commits => "commits counted",
-        Metric::CommitsPerSecond => "commits",
+        Metric::CommitsPerSecond => "commits a second",
         Metric::MeanMs => "mean",
         Metric::P50Ms => "p50",
         Metric::P90Ms => "p90",
@@ -86,11 +86,10 @@ pub fn unit(metric: Metric) -> &'static str {
         Metric::MaxMs | Metric::CorrectedP99Ms | Metric::ElapsedMs => "ms",
         Metric::CpuUsPerCommit => "µs",
         Metric::CpuSPerGib | Metric::WallS => "s",
-        Metric::CommitsPerSecond => "/s",
         Metric::PeakMib => "MiB",
         Metric::MibPerSecond => "MiB/s",
         Metric::SyscallsPerCommit | Metric::SwitchesPerCommit | Metric::CommitsPerFlush => "",
-        Metric::DiskBytesPerWalByte | Metric::Commits | Metric::Rollovers => "",
+        Metric::DiskBytesPerWalByte | Metric::Commits | Metric::Rollovers | Metric::CommitsPerSecond => "",
     }
 }
 
@@ -215,6 +214,15 @@ fn parted(digits: &str) -> String {
 /// A number with its unit: `1.23 ms`.
 pub fn with_unit(value: f64, unit: &str) -> String {
     format!("{} {unit}", number(value)).trim_end().to_owned()
+}
+
+/// A duration from milliseconds, in the unit that suits it: `1.23 ms`, `41.0 µs`.
+pub fn milliseconds(value: f64) -> String {
+    if value.abs() < 0.0995 {
+        with_unit(value * 1000.0, "µs")
+    } else {
+        with_unit(value, "ms")
+    }
 }
 
 /// A share as a percentage: `47 %`, `3.2 %`.
