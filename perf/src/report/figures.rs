@@ -85,6 +85,13 @@ fn names(keys: &[&str]) -> String {
     keys.join(", ")
 }
 
+/// `8 clients: latency`, or `latency` where there are no clients.
+fn captioned(case: &PreparedCase, what: &str) -> String {
+    case.case
+        .clients
+        .map_or(what.to_owned(), |_| format!("{}: {what}", words::case(case.case)))
+}
+
 /// Latency by percentile: a chart for each case.
 pub fn percentiles(id: &str, cases: &[&PreparedCase]) -> Vec<Markup> {
     let with_data = cases.iter().filter(|case| !case.latencies.is_empty());
@@ -146,7 +153,7 @@ fn percentile_chart(id: String, case: &PreparedCase) -> Markup {
             .collect()
     });
     figure(
-        &words::case(case.case),
+        &captioned(case, "latency"),
         chart::lines(&frame, &lines),
         &heads,
         &rows.collect::<Vec<_>>(),
@@ -235,7 +242,7 @@ fn savings_chart(id: String, subject: &str, case: &PreparedCase) -> Option<Marku
             .collect()
     });
     Some(figure(
-        &words::case(case.case),
+        &captioned(case, "saved per transaction"),
         chart::lines(&frame, &lines),
         &heads,
         &rows.collect::<Vec<_>>(),
@@ -292,10 +299,7 @@ fn bar_chart(id: &str, prepared: &Prepared, case: &PreparedCase, metric: Metric)
     };
     let rows: Vec<Vec<String>> = found.iter().map(row).collect();
     let bars: Vec<Bar> = found.iter().map(bar).collect();
-    let heading = match case.case.clients {
-        Some(_) => format!("{}: {}", words::case(case.case), words::heading(metric)),
-        None => words::heading(metric),
-    };
+    let heading = captioned(case, &words::heading(metric));
     figure(
         &heading,
         chart::bars(id, &title, &description, &bars),

@@ -5,6 +5,7 @@ use super::page::facts;
 use super::prepared::{Prepared, PreparedCase, PreparedDisk};
 use super::words;
 use crate::results::{Kind, Metric};
+use crate::statistics::Verdict;
 
 /// The columns about commits.
 const COST: [Metric; 4] = [
@@ -158,7 +159,10 @@ fn compared(case: &PreparedCase, key: &str, metric: Metric) -> String {
     ratio
         .filter(|_| words::is_judged(metric))
         .map_or(String::new(), |ratio| {
-            let verdict = words::verdict(ratio.verdict(metric.higher_is_better()), ratio.rounds);
+            let verdict = match ratio.verdict(metric.higher_is_better()) {
+                Verdict::TooFewRounds => "(no interval)",
+                other => words::verdict(other, ratio.rounds),
+            };
             format!(" × {} {verdict}", words::ratio(&ratio))
         })
 }

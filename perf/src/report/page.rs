@@ -19,13 +19,25 @@ const COST: [Metric; 5] = [
 ];
 
 /// What is done for a commit.
-const WORK: [Metric; 6] = [
-    Metric::CommitsPerSecond,
+const WORK: [Metric; 5] = [
     Metric::CommitsPerFlush,
     Metric::DiskBytesPerWalByte,
     Metric::SyscallsPerCommit,
     Metric::SwitchesPerCommit,
-    Metric::MaxMs,
+    Metric::CommitsPerSecond,
+];
+
+/// What the table of any other case shows first, of what it has.
+const MAIN: [Metric; 9] = [
+    Metric::P50Ms,
+    Metric::P99Ms,
+    Metric::P999Ms,
+    Metric::CorrectedP99Ms,
+    Metric::ElapsedMs,
+    Metric::MibPerSecond,
+    Metric::WallS,
+    Metric::CpuUsPerCommit,
+    Metric::CpuSPerGib,
 ];
 
 /// All of it.
@@ -143,6 +155,7 @@ fn commits(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
         (figures::group("The receiver’s CPU time for each commit", BARS, None, &bars))
         h4 { "What is done for a commit" }
         (tables::cases(prepared, "What is done for a commit", cases, &WORK))
+        (rest(prepared, cases, &[&COST[..], &WORK].concat()))
     }
 }
 
@@ -151,6 +164,15 @@ fn latencies(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
     let savings = figures::savings(id, prepared, cases);
     let legend = |savings| Some(figures::legend(prepared, cases, savings));
     let note = format!("{SAVINGS} {}.", prepared.name(prepared.subject));
+    if let ([curve], [saving]) = (&curves[..], &savings[..]) {
+        let note = format!("Latency: {CURVES} Saved: {note}");
+        return figures::group(
+            "By percentile",
+            &note,
+            legend(false),
+            &[curve.clone(), saving.clone()],
+        );
+    }
     html! {
         (figures::group("Latency by percentile", CURVES, legend(false), &curves))
         (figures::group("Saved per transaction by percentile", &note, legend(true), &savings))
@@ -183,8 +205,23 @@ fn catch_up(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
 fn other(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
     let kind = cases.first().map_or("", |case| words::kind(case.case.kind));
     html! {
-        (tables::cases(prepared, kind, cases, &words::METRICS))
+        (tables::cases(prepared, kind, cases, &MAIN))
+        (rest(prepared, cases, &MAIN))
         (latencies(prepared, id, cases))
+    }
+}
+
+/// The measures that were not shown, folded away.
+fn rest(prepared: &Prepared, cases: &[&PreparedCase], shown: &[Metric]) -> Markup {
+    let left = |metric: &Metric| !shown.contains(metric) && cases.iter().any(|case| case.has(*metric));
+    let rest: Vec<Metric> = words::METRICS.into_iter().filter(left).collect();
+    html! {
+        @if !rest.is_empty() {
+            details {
+                summary { "Also measured: " (rest.iter().map(|metric| words::metric(*metric)).collect::<Vec<_>>().join(", ")) }
+                (tables::cases(prepared, "Also measured", cases, &rest))
+            }
+        }
     }
 }
 
@@ -273,12 +310,12 @@ pub fn facts(prepared: &Prepared) -> Vec<(String, String)> {
             .device
             .as_ref()
             .map_or(String::new(), |device| format!(" on {device}"));
-        let about = format!(
-            "{} on {}{device}. {}",
-            disk.about.trim_end_matches('.'),
-            disk.filesystem,
-            durable_write(disk)
-        );
+        let about = disk.about.trim_end_matches('.');
+        let filesystem = match about.contains(&disk.filesystem) {
+            true => String::new(),
+            false => format!(", {}{device}", disk.filesystem),
+        };
+        let about = format!("{about}{filesystem}. {}", durable_write(disk));
         facts.push((format!("disk {}", disk.key), about));
     }
     for (program, version) in &machine.versions {

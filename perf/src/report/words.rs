@@ -116,9 +116,18 @@ pub fn verdict(of: Verdict, rounds: usize) -> &'static str {
 
 /// `0.33 (0.31–0.35)`, or the ratio alone where there is no interval.
 pub fn ratio(of: &Ratio) -> String {
+    format!("{} {}", factor(of.value), interval(of))
+        .trim_end()
+        .to_owned()
+}
+
+/// `(0.31–0.35)`; empty where there is no interval.
+pub fn interval(of: &Ratio) -> String {
+    let excludes_1 = |low: f64, high: f64| low > 1.0 || high < 1.0;
     match of.interval {
-        Some((low, high)) => format!("{} ({}–{})", factor(of.value), factor(low), factor(high)),
-        None => factor(of.value),
+        Some((low, high)) if excludes_1(low, high) => format!("({}–{})", end(low), end(high)),
+        Some((low, high)) => format!("({}–{})", factor(low), factor(high)),
+        None => String::new(),
     }
 }
 
@@ -128,6 +137,16 @@ pub fn factor(value: f64) -> String {
         number(value)
     } else {
         format!("{value:.2}")
+    }
+}
+
+/// The end of an interval that excludes 1: with more digits where it would look like 1.
+fn end(value: f64) -> String {
+    let near = (value - 1.0).abs();
+    if (0.000_05..0.005).contains(&near) {
+        format!("{value:.4}")
+    } else {
+        factor(value)
     }
 }
 
@@ -255,7 +274,8 @@ pub fn bytes(bytes: u64) -> String {
     match bytes as f64 {
         small if small < 1024.0 => format!("{bytes} B"),
         some if some < 1024.0 * 1024.0 => with_unit(some / 1024.0, "KiB"),
-        many => with_unit(many / 1024.0 / 1024.0, "MiB"),
+        many if many < 1024.0 * 1024.0 * 1024.0 => with_unit(many / 1024.0 / 1024.0, "MiB"),
+        huge => with_unit(huge / 1024.0 / 1024.0 / 1024.0, "GiB"),
     }
 }
 
