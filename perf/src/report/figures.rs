@@ -143,20 +143,15 @@ fn percentile_chart(id: String, case: &PreparedCase) -> Markup {
         marks: &[],
         zero: false,
     };
-    let heads = std::iter::once("percentile".to_owned())
-        .chain(keys.iter().map(|key| format!("{key} ms")))
-        .collect::<Vec<_>>();
-    let rows = SHARES.iter().filter(|share| **share <= last).map(|share| {
-        let value = |key: &&str| words::number(case.latencies[*key].quantile_ms(*share));
-        std::iter::once(percentile(*share))
-            .chain(keys.iter().map(value))
-            .collect()
+    let heads = percentile_heads(&keys, "ms");
+    let rows = percentile_rows(&keys, last, |key, share| {
+        words::number(case.latencies[key].quantile_ms(share))
     });
     figure(
         &captioned(case, "latency"),
         chart::lines(&frame, &lines),
         &heads,
-        &rows.collect::<Vec<_>>(),
+        &rows,
     )
 }
 
@@ -177,33 +172,7 @@ fn savings_chart(id: String, subject: &str, case: &PreparedCase) -> Option<Marku
     }
     let last = last_share(baseline).min(0.999);
     let x = Axis::nines(last);
-    let saved = |key: &str, share: f64| case.latencies[key].saved_ms(baseline, share);
-    let edges = |(share, saved): &(f64, Summary)| (*share, saved.smallest, saved.largest);
-    let line = |key: &&str| {
-        let within = last.min(last_share(&case.latencies[*key]));
-        let shares = x
-            .even(STEPS)
-            .into_iter()
-            .filter(|share| (0.01..=within).contains(share));
-        let all: Vec<(f64, Summary)> = shares
-            .filter_map(|share| Some((share, saved(key, share)?)))
-            .collect();
-        let marked = SHARES.into_iter().filter(|share| *share <= within);
-        Line {
-            look: look(key),
-            name: (*key).to_owned(),
-            points: all.iter().map(|(share, saved)| (*share, saved.median)).collect(),
-            markers: marked
-                .filter_map(|share| Some((share, saved(key, share)?.median)))
-                .collect(),
-            band: if *key == subject {
-                all.iter().map(edges).collect()
-            } else {
-                Vec::new()
-            },
-            ..Line::default()
-        }
-    };
+    let line = |key: &&str| savings_line(key, &case.latencies[*key], baseline, x, *key == subject);
     let lines: Vec<Line> = keys.iter().map(line).collect();
     let medians = || {
         lines
@@ -232,21 +201,62 @@ fn savings_chart(id: String, subject: &str, case: &PreparedCase) -> Option<Marku
         marks: &[],
         zero: true,
     };
-    let heads: Vec<String> = std::iter::once("percentile".to_owned())
-        .chain(keys.iter().map(|key| format!("{key} ms saved")))
-        .collect();
-    let rows = SHARES.iter().filter(|share| **share <= last).map(|share| {
-        let value = |key: &&str| saved(key, *share).map_or_else(|| "–".to_owned(), |saved| spread(&saved));
-        std::iter::once(percentile(*share))
-            .chain(keys.iter().map(value))
-            .collect()
+    let heads = percentile_heads(&keys, "ms saved");
+    let rows = percentile_rows(&keys, last, |key, share| {
+        case.latencies[key]
+            .saved_ms(baseline, share)
+            .map_or_else(|| "–".to_owned(), |saved| spread(&saved))
     });
     Some(figure(
         &captioned(case, "saved per transaction"),
         chart::lines(&frame, &lines),
         &heads,
-        &rows.collect::<Vec<_>>(),
+        &rows,
     ))
+}
+
+/// What a receiver saves against the baseline, with the rounds' band where it is wanted.
+fn savings_line(key: &str, own: &Latencies, baseline: &Latencies, x: Axis, banded: bool) -> Line {
+    let within = last_share(baseline).min(last_share(own)).min(0.999);
+    let at = |share: f64| Some((share, own.saved_ms(baseline, share)?));
+    let shares = x
+        .even(STEPS)
+        .into_iter()
+        .filter(|share| (0.01..=within).contains(share));
+    let all: Vec<(f64, Summary)> = shares.filter_map(at).collect();
+    let marked = SHARES.into_iter().filter(|share| *share <= within);
+    let edges = |(share, saved): &(f64, Summary)| (*share, saved.smallest, saved.largest);
+    Line {
+        look: look(key),
+        name: key.to_owned(),
+        points: all.iter().map(|(share, saved)| (*share, saved.median)).collect(),
+        markers: marked
+            .filter_map(at)
+            .map(|(share, saved)| (share, saved.median))
+            .collect(),
+        band: all.iter().filter(|_| banded).map(edges).collect(),
+        ..Line::default()
+    }
+}
+
+/// The heads of a table by percentile, a column for each receiver.
+fn percentile_heads(keys: &[&str], unit: &str) -> Vec<String> {
+    let columns = keys.iter().map(|key| format!("{key} {unit}"));
+    std::iter::once("percentile".to_owned()).chain(columns).collect()
+}
+
+/// Its rows.
+fn percentile_rows(keys: &[&str], last: f64, value: impl Fn(&str, f64) -> String) -> Vec<Vec<String>> {
+    let row = |share: f64| {
+        std::iter::once(percentile(share))
+            .chain(keys.iter().map(|key| value(key, share)))
+            .collect()
+    };
+    SHARES
+        .into_iter()
+        .filter(|share| *share <= last)
+        .map(row)
+        .collect()
 }
 
 /// `1.23 (1.10 to 1.40)`.
@@ -319,7 +329,7 @@ pub fn series(id: &str, prepared: &Prepared, case: &PreparedCase) -> Vec<Markup>
     let runs: Vec<(&Run, Vec<Point>)> = case
         .receivers
         .iter()
-        .filter_map(|key| first(key))
+        .filter_map(first)
         .map(|run| (run, spans(&run.series)))
         .collect();
     let points = || runs.iter().flat_map(|(_, points)| points);
