@@ -2,7 +2,7 @@
 //!
 //!     cargo bench --bench decoder                 everything
 //!     cargo bench --bench decoder -- small        one kind of log
-//!     cargo test --benches                        each once, to see that it works
+//!     cargo test --bench '*'                      each once, to see that it works
 //!
 //! The log is fed as the receiver gets it, in portions of at most 128 KiB.
 
@@ -10,8 +10,9 @@
 #[path = "../tests/model/wal.rs"]
 mod wal;
 
+mod common;
+
 use std::hint::black_box;
-use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use wal::{Shape, Wal};
@@ -55,8 +56,13 @@ fn crc_of_records(wal: &Wal) -> u32 {
     })
 }
 
+/// Whether this is a measurement (`cargo bench`); in the tests everything runs once, on little input.
+fn is_measured() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
+
 /// A log of records whose lengths are told.
-fn log(is_measured: bool, mut next_length: impl FnMut(&mut fastrand::Rng) -> usize) -> Wal {
+fn log(mut next_length: impl FnMut(&mut fastrand::Rng) -> usize) -> Wal {
     let mut rng = fastrand::Rng::with_seed(1);
     let mut wal = Wal::empty(
         1,
@@ -65,7 +71,7 @@ fn log(is_measured: bool, mut next_length: impl FnMut(&mut fastrand::Rng) -> usi
             ..Shape::default()
         },
     );
-    let length = if is_measured { LENGTH } else { 64 << 10 };
+    let length = if is_measured() { LENGTH } else { 64 << 10 };
     while (wal.all().len() as u64) < length {
         wal.record(next_length(&mut rng));
     }
@@ -83,19 +89,15 @@ fn pgbench(rng: &mut fastrand::Rng) -> usize {
 }
 
 fn measure(criterion: &mut Criterion) {
-    let is_measured = std::env::args().any(|argument| argument == "--bench");
     let logs = [
-        ("small", log(is_measured, |rng| rng.usize(90..110))),
-        ("medium", log(is_measured, |rng| rng.usize(450..550))),
-        ("full pages", log(is_measured, |rng| rng.usize(8000..8240))),
-        ("pgbench", log(is_measured, pgbench)),
+        ("small", log(|rng| rng.usize(90..110))),
+        ("medium", log(|rng| rng.usize(450..550))),
+        ("full pages", log(|rng| rng.usize(8000..8240))),
+        ("pgbench", log(pgbench)),
     ];
     for (name, wal) in &logs {
-        let mut group = criterion.benchmark_group(*name);
-        group.throughput(Throughput::Bytes(wal.all().len() as u64));
-        group.warm_up_time(Duration::from_millis(300));
-        group.measurement_time(Duration::from_secs(2));
-        group.sample_size(20);
+        let throughput = Throughput::Bytes(wal.all().len() as u64);
+        let mut group = common::group(criterion, &format!("decoder, {name}"), throughput);
         group.bench_function("crc", |bencher| bencher.iter(|| crc(wal)));
         group.bench_function("crc of each record", |bencher| {
             bencher.iter(|| crc_of_records(wal))

@@ -38,7 +38,11 @@ trap 'rm -rf "$WALRING_TEST_DIR"' EXIT
 chmod 711 "$WALRING_TEST_DIR"
 
 result=0
-cargo test --no-fail-fast "$@" || result=$?
+cargo test --workspace --no-fail-fast "$@" || result=$?
+# Each benchmark once; its harness does not know the options of the others.
+if [ $# -eq 0 ]; then
+    cargo test --bench '*' || result=$?
+fi
 if [ -s "$WALRING_TEST_DIR/skipped" ]; then
     sort -u "$WALRING_TEST_DIR/skipped"
 fi

@@ -49,7 +49,7 @@ fn unsafe_is_found_in_the_ring_only() {
 
 #[test]
 fn functions_are_short() {
-    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+    for (path, text) in all_sources() {
         for (name, length) in functions(&text) {
             assert!(
                 length <= LONGEST_FUNCTION,
@@ -62,7 +62,7 @@ fn functions_are_short() {
 
 #[test]
 fn files_are_short() {
-    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+    for (path, text) in all_sources() {
         let lines = text.lines().count();
         assert!(lines <= LONGEST_FILE, "{} has {lines} lines", path.display());
     }
@@ -72,6 +72,12 @@ fn files_are_short() {
 fn a_long_function_would_be_found() {
     let text = ["    fn long() {", &"        line();\n".repeat(80), "    }\n"].join("\n");
     assert!(functions(&text)[0].1 > LONGEST_FUNCTION);
+}
+
+/// Every Rust file of the repository.
+fn all_sources() -> Vec<(PathBuf, String)> {
+    let directories = ["src", "tests", "benches", "perf/src"];
+    directories.into_iter().flat_map(sources).collect()
 }
 
 /// Every Rust file below a directory of the repository.
