@@ -55,23 +55,23 @@ compare_options() {
 }
 
 help_of_suite() {
-    if [[ -x $target_dir/release/walring-perf ]]; then
-        "$target_dir/release/walring-perf" compare --help
+    if [[ -x $target_dir/suite/walring-perf ]]; then
+        "$target_dir/suite/walring-perf" compare --help
     else
         note 'the options of walring-perf compare are shown once it is built'
     fi
 }
 
 build_suite() {
-    note 'building the comparison suite (cargo build --release --package walring-perf)'
-    cargo build --release --locked --quiet --manifest-path "$repo_dir/Cargo.toml" --package walring-perf >&2
+    note 'building the comparison suite (cargo build --profile suite --package walring-perf)'
+    cargo build --profile suite --locked --quiet --manifest-path "$repo_dir/Cargo.toml" --package walring-perf >&2
 }
 
 # A signal ends the program, which stops and removes all it has started; it is waited for.
 compare() {
     local status=0
     export WALRING
-    "$target_dir/release/walring-perf" compare --dir "$target_dir" --output "$output" "${arguments[@]}" &
+    "$target_dir/suite/walring-perf" compare --dir "$target_dir" --output "$output" "${arguments[@]}" &
     child_pid=$!
     trap 'compare_stop 130' INT
     trap 'compare_stop 143' TERM
