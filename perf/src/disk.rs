@@ -20,9 +20,20 @@
 //! The loop driver turns each block it writes into one FUSE write and each flush into one FUSE fsync. It has no
 //! forced unit access, so a durable write is a write and a flush, as on most edge disks.
 //!
-//! **What the loop driver adds**: one worker hands the device's commands over, in order, and it waits for a flush.
-//! So on the block device a write that is sent behind a flush begins when the flush has ended, although the disk
-//! would take it. SATA and eMMC disks do the same, for their flush is not a queued command; NVMe disks do not.
+//! **What the way to the disk adds**: the disk accepts writes during a flush, but they do not reach it. The
+//! loop driver's one worker waits for a flush before it hands over the next command, and FUSE holds the file's
+//! lock during an fsync (a write that was sent 2 ms after a flush of 17 ms took 15 ms). So on the block device
+//! what is sent behind a flush begins when the flush has ended. SATA and eMMC disks do the same, since their
+//! flush is not a queued command; NVMe disks do not. Whoever writes ahead during a flush gains less here than on
+//! an NVMe disk.
+//!
+//! **What the emulator costs**, medians on 2 cores that other programs used too: a durable write of 4096 bytes
+//! takes 0.2 to 0.4 ms on `nvme`, 1.2 to 1.3 ms on `ssd` and 8.4 to 8.6 ms on `emmc`; a reply comes 0.05 to 0.1 ms
+//! late, most of it the wake-up. The loop driver's worker is an ordinary thread: where both cores are always
+//! busy, it waits for one, some milliseconds now and then.
+//!
+//! **`sync` waits for all disks**: sync(2) flushes every file system, this one too, and waits for ever while the
+//! server is stopped (SIGSTOP). Sync one directory's file system with syncfs(2), and let the server run.
 //!
 //! # Why a process of its own
 //!

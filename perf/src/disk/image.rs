@@ -14,7 +14,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags};
 use super::Counters;
 
 /// How long things take; see the [model](super).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Latencies {
     pub write: Duration,
     pub flush: Duration,
@@ -28,12 +28,12 @@ pub struct Image {
     /// An anonymous file in memory; what was never written is a hole.
     content: File,
     size: u64,
-    latencies: Latencies,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
+    latencies: Latencies,
     counters: Counters,
     /// When the last of the flushes that were begun ends.
     flushed_at: Instant,
@@ -42,10 +42,12 @@ struct State {
 }
 
 impl Image {
-    pub fn new(size: u64, latencies: Latencies) -> io::Result<Image> {
+    /// A disk of zeros, without delays until [`Image::set_latencies`].
+    pub fn new(size: u64) -> io::Result<Image> {
         let content = File::from(rustix::fs::memfd_create("walring-disk", MemfdFlags::CLOEXEC)?);
         content.set_len(size)?;
         let state = State {
+            latencies: Latencies::default(),
             counters: Counters::default(),
             flushed_at: Instant::now(),
             turns: fastrand::Rng::with_seed(1),
@@ -53,9 +55,13 @@ impl Image {
         Ok(Image {
             content,
             size,
-            latencies,
             state: Mutex::new(state),
         })
+    }
+
+    /// How long things take from now on. Making and taking away a disk need no delays.
+    pub fn set_latencies(&self, latencies: Latencies) {
+        self.state().latencies = latencies;
     }
 
     /// Bytes.
@@ -78,23 +84,24 @@ impl Image {
     /// Takes a write into the cache; it is complete at the instant returned, at once with `None`.
     pub fn write(&self, data: &[u8], offset: u64) -> io::Result<Option<Instant>> {
         self.reaches(offset, data.len() as u64)?;
-        let due = (!self.latencies.write.is_zero()).then(|| Instant::now() + self.latencies.write);
+        let arrived = Instant::now();
         self.content.write_all_at(data, offset)?;
-        let counters = &mut self.state().counters;
-        counters.writes += 1;
-        counters.bytes_written += data.len() as u64;
-        Ok(due)
+        let mut state = self.state();
+        state.counters.writes += 1;
+        state.counters.bytes_written += data.len() as u64;
+        let takes = state.latencies.write;
+        Ok((!takes.is_zero()).then(|| arrived + takes))
     }
 
     /// Begins a flush, behind those begun before; it is complete at the instant returned, at once with `None`.
     pub fn flush(&self) -> Option<Instant> {
         let mut state = self.state();
         state.counters.flushes += 1;
-        let turn = self.latencies.rotation.mul_f64(state.turns.f64());
-        let takes = self.latencies.flush + turn;
-        if takes.is_zero() {
+        if state.latencies.flush.is_zero() && state.latencies.rotation.is_zero() {
             return None;
         }
+        let turn = state.latencies.rotation.mul_f64(state.turns.f64());
+        let takes = state.latencies.flush + turn;
         let due = state.flushed_at.max(Instant::now()) + takes;
         state.flushed_at = due;
         Some(due)
@@ -132,7 +139,9 @@ mod tests {
             flush: ms(flush_ms),
             rotation: ms(rotation_ms),
         };
-        Image::new(1 << 20, latencies).expect("an image")
+        let image = Image::new(1 << 20).expect("an image");
+        image.set_latencies(latencies);
+        image
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Disk {
     fn make(&mut self, order: &Order) -> Result<Reply, Error> {
         available(order.filesystem)?;
         let failed = |what: &str, error: std::io::Error| Error::Failed(format!("{what}: {error}"));
-        let image = Image::new(order.size_mib << 20, order.latencies)
+        let image = Image::new(order.size_mib << 20)
             .map(Arc::new)
             .map_err(|error| failed("could not make its content in memory", error))?;
         self.image = Some(image.clone());
@@ -132,7 +132,7 @@ impl Disk {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let session = super::fuse::mount(image, &name, &image_directory).map_err(|error| {
+        let session = super::fuse::mount(image.clone(), &name, &image_directory).map_err(|error| {
             Error::Unavailable(format!("a FUSE file system could not be mounted: {error}"))
         })?;
         self.session = Some(session);
@@ -159,6 +159,7 @@ impl Disk {
         self.mounted = Some(mounted.clone());
         // What mounting left to be written is not the owner's.
         run("sync", &[&"--file-system", &mounted]).map_err(Error::Failed)?;
+        image.set_latencies(order.latencies);
         Ok(Reply::Ready {
             path: mounted,
             device,
@@ -190,6 +191,9 @@ impl Disk {
     /// Takes away what there is, and gives what stayed, one sentence each.
     fn take_away(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
+        if let Some(image) = &self.image {
+            image.set_latencies(Latencies::default());
+        }
         if let Some(mounted) = self.mounted.take()
             && let Err(why) = unmount(&mounted)
         {
@@ -263,17 +267,15 @@ fn available(filesystem: Filesystem) -> Result<(), Error> {
 
 fn make_filesystem(filesystem: Filesystem, device: &Path) -> Result<(), Error> {
     let made = match filesystem {
-        // Nothing is left to be initialized later, so that the kernel writes nothing of its own.
-        Filesystem::Ext4 => run(
-            "mkfs.ext4",
-            &[
-                &"-q",
-                &"-F",
-                &"-E",
-                &"lazy_itable_init=0,lazy_journal_init=0",
-                &device,
-            ],
-        ),
+        // Nothing is left to be initialized later, so that the kernel writes nothing of its own. The block size
+        // is that of any but very small disks.
+        Filesystem::Ext4 => {
+            let initialized = "lazy_itable_init=0,lazy_journal_init=0";
+            run(
+                "mkfs.ext4",
+                &[&"-q", &"-F", &"-b", &"4096", &"-E", &initialized, &device],
+            )
+        }
         Filesystem::Xfs => run("mkfs.xfs", &[&"-q", &"-f", &device]),
     };
     made.map(drop)
