@@ -119,21 +119,21 @@ impl Ratio {
 
 /// The medians of both sides.
 fn medians(pairs: &[(f64, f64)]) -> Option<(f64, f64)> {
-    let mut receiver: Vec<f64> = pairs.iter().map(|pair| pair.0).collect();
-    let mut baseline: Vec<f64> = pairs.iter().map(|pair| pair.1).collect();
+    let (mut receiver, mut baseline): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
     Some((median(&mut receiver)?, median(&mut baseline)?))
 }
 
 /// From the 2.5th to the 97.5th percentile of the ratios of drawn rounds.
 fn interval(pairs: &[(f64, f64)]) -> Option<(f64, f64)> {
     let mut random = fastrand::Rng::with_seed(SEED);
-    let mut drawn = Vec::with_capacity(pairs.len());
+    let mut receiver = vec![0.0; pairs.len()];
+    let mut baseline = vec![0.0; pairs.len()];
     let mut ratios = Vec::with_capacity(DRAWS);
     for _ in 0..DRAWS {
-        drawn.clear();
-        drawn.extend((0..pairs.len()).map(|_| pairs[random.usize(..pairs.len())]));
-        let (receiver, baseline) = medians(&drawn)?;
-        ratios.push(receiver / baseline);
+        for place in 0..pairs.len() {
+            (receiver[place], baseline[place]) = pairs[random.usize(..pairs.len())];
+        }
+        ratios.push(median(&mut receiver)? / median(&mut baseline)?);
     }
     ratios.sort_by(f64::total_cmp);
     let tail = DRAWS / 40;
@@ -241,9 +241,9 @@ fn values_by_round(case: &Case) -> BTreeMap<(&str, Metric), BTreeMap<u32, f64>> 
 /// The latencies of one receiver in one case.
 #[derive(Debug, Clone)]
 pub struct Latencies {
-    rounds: BTreeMap<u32, Histogram<u64>>,
+    rounds: BTreeMap<u32, Quantiles>,
     /// All rounds together.
-    merged: Histogram<u64>,
+    merged: Quantiles,
 }
 
 impl Latencies {
@@ -251,47 +251,85 @@ impl Latencies {
     /// histogram cannot be read.
     pub fn of(case: &Case, receiver: &str) -> Result<Option<Latencies>, String> {
         let mut rounds: BTreeMap<u32, Histogram<u64>> = BTreeMap::new();
-        let mut merged = new_histogram()?;
         for run in case.runs.iter().filter(|run| run.receiver == receiver) {
             let Some(histogram) = histogram_of(run)? else {
                 continue;
             };
-            let wrong = |error| format!("{}: {error}", whose(run));
-            merged.add(&histogram).map_err(wrong)?;
             match rounds.get_mut(&run.round) {
-                Some(same) => same.add(&histogram).map_err(wrong)?,
+                Some(same) => same
+                    .add(&histogram)
+                    .map_err(|error| format!("{}: {error}", whose(run)))?,
                 None => drop(rounds.insert(run.round, histogram)),
             }
         }
-        Ok((!merged.is_empty()).then_some(Latencies { rounds, merged }))
+        let mut all = rounds.values();
+        let Some(mut merged) = all.next().cloned() else {
+            return Ok(None);
+        };
+        merged.auto(true);
+        for histogram in all {
+            merged
+                .add(histogram)
+                .map_err(|error| format!("latencies of {receiver} cannot be merged: {error}"))?;
+        }
+        let rounds = rounds
+            .iter()
+            .map(|(round, histogram)| (*round, Quantiles::of(histogram)))
+            .collect();
+        Ok(Some(Latencies {
+            rounds,
+            merged: Quantiles::of(&merged),
+        }))
     }
 
     /// How many commits.
     pub fn commits(&self) -> u64 {
-        self.merged.len()
+        self.merged.total
     }
 
     /// The latency, ms, that this share of all rounds' commits does not exceed.
     pub fn quantile_ms(&self, share: f64) -> f64 {
-        quantile_ms(&self.merged, share)
+        self.merged.at_ms(share)
     }
 
     /// What a commit at this quantile saves against the baseline, ms, over the rounds in which both ran;
     /// below zero where it costs more.
     pub fn saved_ms(&self, baseline: &Latencies, share: f64) -> Option<Summary> {
-        let saved = |(round, own): (&u32, &Histogram<u64>)| {
-            Some(quantile_ms(baseline.rounds.get(round)?, share) - quantile_ms(own, share))
+        let saved = |(round, own): (&u32, &Quantiles)| {
+            Some(baseline.rounds.get(round)?.at_ms(share) - own.at_ms(share))
         };
         Summary::of(&self.rounds.iter().filter_map(saved).collect::<Vec<_>>())
     }
 }
 
-fn quantile_ms(histogram: &Histogram<u64>, share: f64) -> f64 {
-    histogram.value_at_quantile(share) as f64 / NS_PER_MS
+/// A histogram for looking up many quantiles: it is searched, not walked through.
+#[derive(Debug, Clone)]
+struct Quantiles {
+    /// A latency in ns, and how many are no longer; ascending in both, never empty.
+    cumulated: Vec<(u64, u64)>,
+    total: u64,
 }
 
-fn new_histogram() -> Result<Histogram<u64>, String> {
-    Histogram::new(3).map_err(|error| format!("no histogram can be made: {error}"))
+impl Quantiles {
+    /// Of a histogram that is not empty.
+    fn of(histogram: &Histogram<u64>) -> Quantiles {
+        let mut total = 0;
+        let mut cumulated = Vec::new();
+        for recorded in histogram.iter_recorded() {
+            total += recorded.count_at_value();
+            cumulated.push((recorded.value_iterated_to(), total));
+        }
+        Quantiles { cumulated, total }
+    }
+
+    /// The latency, ms, that this share does not exceed: the nearest rank.
+    fn at_ms(&self, share: f64) -> f64 {
+        // A product that is a hair above a whole rank means that rank.
+        let rank = (share.clamp(0.0, 1.0) * self.total as f64 - 1e-6).ceil().max(1.0) as u64;
+        let place = self.cumulated.partition_point(|(_, count)| *count < rank);
+        let found = self.cumulated.get(place).or(self.cumulated.last());
+        found.map_or(f64::NAN, |(nanoseconds, _)| *nanoseconds as f64 / NS_PER_MS)
+    }
 }
 
 /// A run, for an error.

@@ -17,7 +17,7 @@ const LEFT: f64 = 40.0;
 const TOP: f64 = 20.0;
 const BOTTOM: f64 = 34.0;
 /// Right of the lines, for their names.
-const NAMES: f64 = 90.0;
+const NAMES: f64 = 102.0;
 /// Between the base lines of two names.
 const NAME_STEP: f64 = 13.0;
 
@@ -230,7 +230,7 @@ pub struct Bar {
 pub fn bars(id: &str, title: &str, description: &str, bars: &[Bar]) -> Markup {
     const STEP: f64 = 26.0;
     const NAME: f64 = 100.0;
-    const VALUE: f64 = 62.0;
+    const VALUE: f64 = 84.0;
     let height = STEP * bars.len() as f64 + 4.0;
     let largest = bars
         .iter()

@@ -18,38 +18,50 @@ const STEPS: usize = 96;
 /// At most so many spans of a time series are drawn.
 const MOST_SPANS: usize = 150;
 
-/// Several charts beside each other, with the receivers' looks above.
-pub fn group(
-    prepared: &Prepared,
-    cases: &[&PreparedCase],
-    heading: &str,
-    note: &str,
-    charts: &[Markup],
-) -> Markup {
-    let ran = |key: &&str| cases.iter().any(|case| case.receivers.contains(key));
-    let mut keys: Vec<&str> = prepared
-        .comparison
-        .receivers
-        .iter()
-        .map(|receiver| receiver.key.as_str())
-        .collect();
-    keys.retain(ran);
+/// Several charts beside each other.
+pub fn group(heading: &str, note: &str, legend: Option<Markup>, charts: &[Markup]) -> Markup {
+    let shape = if matches!(charts.len(), 2 | 4) {
+        "charts pairs"
+    } else {
+        "charts"
+    };
     html! {
         @if !charts.is_empty() {
             h4 { (heading) }
             p.note { (note) }
-            ul.legend {
-                @for key in &keys {
-                    li {
-                        svg.sample viewBox="0 0 34 12" aria-hidden="true" {
-                            path class=(format!("line r{}", look(key))) d="M1 6H33" {}
-                            (marker(look(key), 17.0, 6.0))
-                        }
-                        (prepared.name(key))
+            @if let Some(legend) = legend { (legend) }
+            div class=(shape) { @for chart in charts { (chart) } }
+        }
+    }
+}
+
+/// The looks of the receivers that have latencies; of all but the baseline for `savings`.
+pub fn legend(prepared: &Prepared, cases: &[&PreparedCase], savings: bool) -> Markup {
+    let drawn = |key: &&str| {
+        cases.iter().any(|case| case.latencies.contains_key(key)) && !(savings && *key == BASELINE)
+    };
+    let keys = cases
+        .iter()
+        .flat_map(|case| &case.receivers)
+        .copied()
+        .filter(drawn);
+    let mut once: Vec<&str> = Vec::new();
+    keys.for_each(|key| {
+        if !once.contains(&key) {
+            once.push(key)
+        }
+    });
+    html! {
+        ul.legend {
+            @for key in once {
+                li {
+                    svg.sample viewBox="0 0 34 12" aria-hidden="true" {
+                        path class=(format!("line r{}", look(key))) d="M1 6H33" {}
+                        (marker(look(key), 17.0, 6.0))
                     }
+                    (prepared.name(key))
                 }
             }
-            div.charts { @for chart in charts { (chart) } }
         }
     }
 }
@@ -71,6 +83,13 @@ fn percentile(share: f64) -> String {
 
 fn names(keys: &[&str]) -> String {
     keys.join(", ")
+}
+
+/// `8 clients: latency`, or `latency` where there are no clients.
+fn captioned(case: &PreparedCase, what: &str) -> String {
+    case.case
+        .clients
+        .map_or(what.to_owned(), |_| format!("{}: {what}", words::case(case.case)))
 }
 
 /// Latency by percentile: a chart for each case.
@@ -124,30 +143,27 @@ fn percentile_chart(id: String, case: &PreparedCase) -> Markup {
         marks: &[],
         zero: false,
     };
-    let heads = std::iter::once("percentile".to_owned())
-        .chain(keys.iter().map(|key| format!("{key} ms")))
-        .collect::<Vec<_>>();
-    let rows = SHARES.iter().filter(|share| **share <= last).map(|share| {
-        let value = |key: &&str| words::number(case.latencies[*key].quantile_ms(*share));
-        std::iter::once(percentile(*share))
-            .chain(keys.iter().map(value))
-            .collect()
+    let heads = percentile_heads(&keys, "ms");
+    let rows = percentile_rows(&keys, last, |key, share| {
+        words::number(case.latencies[key].quantile_ms(share))
     });
     figure(
-        &words::case(case.case),
+        &captioned(case, "latency"),
         chart::lines(&frame, &lines),
         &heads,
-        &rows.collect::<Vec<_>>(),
+        &rows,
     )
 }
 
 /// What a transaction saves against the baseline, by percentile: a chart for each case.
-pub fn savings(id: &str, cases: &[&PreparedCase]) -> Vec<Markup> {
-    let chart = |(index, case): (usize, &&PreparedCase)| savings_chart(format!("{id}-s{index}"), case);
+pub fn savings(id: &str, prepared: &Prepared, cases: &[&PreparedCase]) -> Vec<Markup> {
+    let chart = |(index, case): (usize, &&PreparedCase)| {
+        savings_chart(format!("{id}-s{index}"), prepared.subject, case)
+    };
     cases.iter().enumerate().filter_map(chart).collect()
 }
 
-fn savings_chart(id: String, case: &PreparedCase) -> Option<Markup> {
+fn savings_chart(id: String, subject: &str, case: &PreparedCase) -> Option<Markup> {
     let baseline = case.baseline()?;
     let others = case.receivers.iter().copied().filter(|key| *key != BASELINE);
     let keys: Vec<&str> = others.filter(|key| case.latencies.contains_key(key)).collect();
@@ -156,39 +172,14 @@ fn savings_chart(id: String, case: &PreparedCase) -> Option<Markup> {
     }
     let last = last_share(baseline).min(0.999);
     let x = Axis::nines(last);
-    let saved = |key: &str, share: f64| case.latencies[key].saved_ms(baseline, share);
-    let line = |key: &&str| {
-        let within = last.min(last_share(&case.latencies[*key]));
-        let shares = x
-            .even(STEPS)
-            .into_iter()
-            .filter(|share| (0.01..=within).contains(share));
-        let all: Vec<(f64, Summary)> = shares
-            .filter_map(|share| Some((share, saved(key, share)?)))
-            .collect();
-        let marked = SHARES.into_iter().filter(|share| *share <= within);
-        Line {
-            look: look(key),
-            name: (*key).to_owned(),
-            points: all.iter().map(|(share, saved)| (*share, saved.median)).collect(),
-            markers: marked
-                .filter_map(|share| Some((share, saved(key, share)?.median)))
-                .collect(),
-            band: all
-                .iter()
-                .map(|(share, saved)| (*share, saved.smallest, saved.largest))
-                .collect(),
-            ..Line::default()
-        }
-    };
+    let line = |key: &&str| savings_line(key, &case.latencies[*key], baseline, x, *key == subject);
     let lines: Vec<Line> = keys.iter().map(line).collect();
     let medians = || {
         lines
             .iter()
             .flat_map(|line| line.points.iter().map(|point| point.1))
     };
-    let reach = medians().map(f64::abs).fold(0.0, f64::max);
-    let edges = lines
+    let bands = lines
         .iter()
         .flat_map(|line| &line.band)
         .flat_map(|(_, low, high)| [*low, *high]);
@@ -205,26 +196,67 @@ fn savings_chart(id: String, case: &PreparedCase) -> Option<Markup> {
         x,
         x_text: percentile,
         x_label: "percentile of commits",
-        y: Axis::linear(medians().chain(edges.map(|edge| edge.clamp(-1.5 * reach, 1.5 * reach)))),
+        y: Axis::signed(medians().chain(bands)),
         y_label: "ms saved (above 0: faster)",
         marks: &[],
         zero: true,
     };
-    let heads: Vec<String> = std::iter::once("percentile".to_owned())
-        .chain(keys.iter().map(|key| format!("{key} ms saved")))
-        .collect();
-    let rows = SHARES.iter().filter(|share| **share <= last).map(|share| {
-        let value = |key: &&str| saved(key, *share).map_or_else(|| "–".to_owned(), |saved| spread(&saved));
-        std::iter::once(percentile(*share))
-            .chain(keys.iter().map(value))
-            .collect()
+    let heads = percentile_heads(&keys, "ms saved");
+    let rows = percentile_rows(&keys, last, |key, share| {
+        case.latencies[key]
+            .saved_ms(baseline, share)
+            .map_or_else(|| "–".to_owned(), |saved| spread(&saved))
     });
     Some(figure(
-        &words::case(case.case),
+        &captioned(case, "saved per transaction"),
         chart::lines(&frame, &lines),
         &heads,
-        &rows.collect::<Vec<_>>(),
+        &rows,
     ))
+}
+
+/// What a receiver saves against the baseline, with the rounds' band where it is wanted.
+fn savings_line(key: &str, own: &Latencies, baseline: &Latencies, x: Axis, banded: bool) -> Line {
+    let within = last_share(baseline).min(last_share(own)).min(0.999);
+    let at = |share: f64| Some((share, own.saved_ms(baseline, share)?));
+    let shares = x
+        .even(STEPS)
+        .into_iter()
+        .filter(|share| (0.01..=within).contains(share));
+    let all: Vec<(f64, Summary)> = shares.filter_map(at).collect();
+    let marked = SHARES.into_iter().filter(|share| *share <= within);
+    let edges = |(share, saved): &(f64, Summary)| (*share, saved.smallest, saved.largest);
+    Line {
+        look: look(key),
+        name: key.to_owned(),
+        points: all.iter().map(|(share, saved)| (*share, saved.median)).collect(),
+        markers: marked
+            .filter_map(at)
+            .map(|(share, saved)| (share, saved.median))
+            .collect(),
+        band: all.iter().filter(|_| banded).map(edges).collect(),
+        ..Line::default()
+    }
+}
+
+/// The heads of a table by percentile, a column for each receiver.
+fn percentile_heads(keys: &[&str], unit: &str) -> Vec<String> {
+    let columns = keys.iter().map(|key| format!("{key} {unit}"));
+    std::iter::once("percentile".to_owned()).chain(columns).collect()
+}
+
+/// Its rows.
+fn percentile_rows(keys: &[&str], last: f64, value: impl Fn(&str, f64) -> String) -> Vec<Vec<String>> {
+    let row = |share: f64| {
+        std::iter::once(percentile(share))
+            .chain(keys.iter().map(|key| value(key, share)))
+            .collect()
+    };
+    SHARES
+        .into_iter()
+        .filter(|share| *share <= last)
+        .map(row)
+        .collect()
 }
 
 /// `1.23 (1.10 to 1.40)`.
@@ -277,10 +309,7 @@ fn bar_chart(id: &str, prepared: &Prepared, case: &PreparedCase, metric: Metric)
     };
     let rows: Vec<Vec<String>> = found.iter().map(row).collect();
     let bars: Vec<Bar> = found.iter().map(bar).collect();
-    let heading = match case.case.clients {
-        Some(_) => format!("{}: {}", words::case(case.case), words::heading(metric)),
-        None => words::heading(metric),
-    };
+    let heading = captioned(case, &words::heading(metric));
     figure(
         &heading,
         chart::bars(id, &title, &description, &bars),
@@ -300,7 +329,7 @@ pub fn series(id: &str, prepared: &Prepared, case: &PreparedCase) -> Vec<Markup>
     let runs: Vec<(&Run, Vec<Point>)> = case
         .receivers
         .iter()
-        .filter_map(|key| first(&key))
+        .filter_map(first)
         .map(|run| (run, spans(&run.series)))
         .collect();
     let points = || runs.iter().flat_map(|(_, points)| points);

@@ -23,11 +23,11 @@ impl Answer {
         self.ratio.baseline - self.ratio.receiver
     }
 
-    /// `8.90 ms less`, `0.040 ms more`.
+    /// `8.90 ms less`, `40.0 µs more`.
     pub fn amount(&self) -> String {
         let saved = self.saved_ms();
         let way = if saved < 0.0 { "more" } else { "less" };
-        format!("{} ms {way}", words::number(saved.abs()))
+        format!("{} {way}", words::milliseconds(saved.abs()))
     }
 
     /// `with 8 clients (72 %)`.
@@ -63,8 +63,13 @@ pub fn sentence(prepared: &Prepared, disk: &PreparedDisk) -> String {
             .collect::<Vec<_>>()
     };
     let amounts = |answers: &[&Answer]| {
-        let amount =
-            |answer: &&Answer| format!("{} ms {}", words::number(answer.saved_ms().abs()), answer.place());
+        let amount = |answer: &&Answer| {
+            format!(
+                "{} {}",
+                words::milliseconds(answer.saved_ms().abs()),
+                answer.place()
+            )
+        };
         enumerated(&answers.iter().map(amount).collect::<Vec<_>>())
     };
     let mut parts = Vec::new();
@@ -179,17 +184,25 @@ impl Balance {
         if all == 0 {
             return "Nothing was compared.".to_owned();
         }
-        let loses = if losses == 0 {
-            "worse in none".to_owned()
-        } else {
-            format!("worse in {losses}")
+        let s = words::plural(all);
+        if undecided == all {
+            return format!("Of {all} measure{s} all had too few rounds to tell.");
+        }
+        let some = |count: usize| {
+            if count == 0 {
+                "none".to_owned()
+            } else {
+                count.to_string()
+            }
         };
         let few = match undecided {
             0 => String::new(),
             some => format!("; {some} had too few rounds to tell"),
         };
-        let s = words::plural(all);
-        format!("Of {all} measure{s} it is better in {wins}, {loses}, and no different in {equal}{few}.")
+        let [wins, losses, equal] = [wins, losses, equal].map(some);
+        format!(
+            "Of {all} measure{s} it is better in {wins}, worse in {losses}, and no different in {equal}{few}."
+        )
     }
 }
 
@@ -208,8 +221,8 @@ pub fn markup(prepared: &Prepared, disk: &PreparedDisk) -> Markup {
             @for answer in answers(disk, prepared.subject) { (card(prepared, &answer)) }
         }
         div.balance {
-            (entries(&format!("Where {name} is better"), "better", &balance.wins))
-            (entries(&format!("Where {name} is worse"), "worse", &balance.losses))
+            (entries(&format!("Where {name} is better"), "better", &balance.wins, &balance.undecided))
+            (entries(&format!("Where {name} is worse"), "worse", &balance.losses, &balance.undecided))
         }
         @if !balance.equal.is_empty() {
             details { summary { "No difference: " (measures(&balance.equal)) } (list(&balance.equal)) }
@@ -249,11 +262,15 @@ fn card(prepared: &Prepared, answer: &Answer) -> Markup {
     }
 }
 
-fn entries(heading: &str, class: &str, entries: &[Entry]) -> Markup {
+fn entries(heading: &str, class: &str, entries: &[Entry], undecided: &[Entry]) -> Markup {
+    let nowhere = match undecided {
+        [] => "Nowhere.".to_owned(),
+        some => format!("Nowhere, but {} had too few rounds to tell.", measures(some)),
+    };
     html! {
         div class=(class) {
             h4 { (heading) ": " (measures(entries)) }
-            @if entries.is_empty() { p { "Nowhere." } } @else { (list(entries)) }
+            @if entries.is_empty() { p { (nowhere) } } @else { (list(entries)) }
         }
     }
 }
@@ -266,7 +283,7 @@ fn list(entries: &[Entry]) -> Markup {
                     b { (entry.case) } ": "
                     @for (index, (metric, ratio)) in entry.measures.iter().enumerate() {
                         @if index > 0 { ", " }
-                        span.measure { (words::metric(*metric)) " " (words::ratio(ratio)) }
+                        span.measure { (words::metric(*metric)) " " b { (words::factor(ratio.value)) } }
                     }
                 }
             }

@@ -5,6 +5,7 @@ use super::page::facts;
 use super::prepared::{Prepared, PreparedCase, PreparedDisk};
 use super::words;
 use crate::results::{Kind, Metric};
+use crate::statistics::Verdict;
 
 /// The columns about commits.
 const COST: [Metric; 4] = [
@@ -31,13 +32,13 @@ pub fn tables(prepared: &Prepared) -> String {
     let mut text = String::new();
     for disk in &prepared.disks {
         let balance = Balance::of(disk, prepared.subject);
-        text.push_str(&format!("**{}.** ", escaped(&words::disk(disk.disk))));
+        let answer = format!("{} {}", headline::sentence(prepared, disk), balance.sentence());
+        let heading = escaped(&words::disk(disk.disk));
         text.push_str(&format!(
-            "{} {}",
-            headline::sentence(prepared, disk),
-            balance.sentence()
+            "**{heading}.** {}{}\n\n",
+            escaped(&answer),
+            losses(&balance.losses)
         ));
-        text.push_str(&format!("{}\n\n", losses(&balance.losses)));
         text.push_str(&commits(prepared, disk));
         text.push_str(&others(prepared, disk));
     }
@@ -158,7 +159,10 @@ fn compared(case: &PreparedCase, key: &str, metric: Metric) -> String {
     ratio
         .filter(|_| words::is_judged(metric))
         .map_or(String::new(), |ratio| {
-            let verdict = words::verdict(ratio.verdict(metric.higher_is_better()), ratio.rounds);
+            let verdict = match ratio.verdict(metric.higher_is_better()) {
+                Verdict::TooFewRounds => "(no interval)",
+                other => words::verdict(other, ratio.rounds),
+            };
             format!(" × {} {verdict}", words::ratio(&ratio))
         })
 }

@@ -19,13 +19,25 @@ const COST: [Metric; 5] = [
 ];
 
 /// What is done for a commit.
-const WORK: [Metric; 6] = [
-    Metric::CommitsPerSecond,
+const WORK: [Metric; 5] = [
     Metric::CommitsPerFlush,
     Metric::DiskBytesPerWalByte,
     Metric::SyscallsPerCommit,
     Metric::SwitchesPerCommit,
-    Metric::MaxMs,
+    Metric::CommitsPerSecond,
+];
+
+/// What the table of any other case shows first, of what it has.
+const MAIN: [Metric; 9] = [
+    Metric::P50Ms,
+    Metric::P99Ms,
+    Metric::P999Ms,
+    Metric::CorrectedP99Ms,
+    Metric::ElapsedMs,
+    Metric::MibPerSecond,
+    Metric::WallS,
+    Metric::CpuUsPerCommit,
+    Metric::CpuSPerGib,
 ];
 
 /// All of it.
@@ -102,7 +114,7 @@ fn durable_write(disk: &Disk) -> String {
         words::number(disk.durable_write_ms)
     );
     match disk.set_flush_ms {
-        Some(flush) => format!("{write} Its flush is set to {} ms.", words::number(flush)),
+        Some(flush) => format!("{write} Its flush is set to {}.", words::milliseconds(flush)),
         None => write,
     }
 }
@@ -131,8 +143,8 @@ fn disk_section(prepared: &Prepared, disk: &PreparedDisk, index: usize) -> Marku
 
 const CURVES: &str =
     "Both axes are logarithmic: each nine of the percentile is equally wide. Lower is better.";
-const SAVINGS: &str = "The baseline’s latency minus the receiver’s at the same percentile: the line is the median of \
-    the rounds, the band reaches from the smallest to the largest round and is cut where it leaves the chart.";
+const SAVINGS: &str = "The baseline’s latency minus the receiver’s at the same percentile, logarithmic both ways from zero. \
+    The line is the median of the rounds; the band reaches from the smallest to the largest round of";
 const BARS: &str = "Medians; the thin line reaches from the smallest to the largest round.";
 
 fn commits(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
@@ -140,16 +152,30 @@ fn commits(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
     html! {
         (tables::cases(prepared, "What a commit costs", cases, &COST))
         (latencies(prepared, id, cases))
-        (figures::group(prepared, cases, "The receiver’s CPU time for each commit", BARS, &bars))
+        (figures::group("The receiver’s CPU time for each commit", BARS, None, &bars))
         h4 { "What is done for a commit" }
         (tables::cases(prepared, "What is done for a commit", cases, &WORK))
+        (rest(prepared, cases, &[&COST[..], &WORK].concat()))
     }
 }
 
 fn latencies(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
+    let curves = figures::percentiles(id, cases);
+    let savings = figures::savings(id, prepared, cases);
+    let legend = |savings| Some(figures::legend(prepared, cases, savings));
+    let note = format!("{SAVINGS} {}.", prepared.name(prepared.subject));
+    if let ([curve], [saving]) = (&curves[..], &savings[..]) {
+        let note = format!("Latency: {CURVES} Saved: {note}");
+        return figures::group(
+            "By percentile",
+            &note,
+            legend(false),
+            &[curve.clone(), saving.clone()],
+        );
+    }
     html! {
-        (figures::group(prepared, cases, "Latency by percentile", CURVES, &figures::percentiles(id, cases)))
-        (figures::group(prepared, cases, "Saved per transaction by percentile", SAVINGS, &figures::savings(id, cases)))
+        (figures::group("Latency by percentile", CURVES, legend(false), &curves))
+        (figures::group("Saved per transaction by percentile", &note, legend(true), &savings))
     }
 }
 
@@ -161,7 +187,7 @@ fn rollover(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
         @for (index, case) in cases.iter().enumerate() {
             @let heading = format!("Over time: {}", words::case(case.case));
             @let charts = figures::series(&format!("{id}-{index}"), prepared, case);
-            (figures::group(prepared, &[case], &heading, NOTE, &charts))
+            (figures::group(&heading, NOTE, None, &charts))
         }
     }
 }
@@ -171,16 +197,31 @@ fn catch_up(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
     let cpu = figures::bars(&format!("{id}-cpu"), prepared, cases, Metric::CpuSPerGib);
     html! {
         (other(prepared, id, cases))
-        (figures::group(prepared, cases, "Throughput (more is better)", BARS, &throughput))
-        (figures::group(prepared, cases, "The receiver’s CPU time for each GiB", BARS, &cpu))
+        (figures::group("Throughput (more is better)", BARS, None, &throughput))
+        (figures::group("The receiver’s CPU time for each GiB", BARS, None, &cpu))
     }
 }
 
 fn other(prepared: &Prepared, id: &str, cases: &[&PreparedCase]) -> Markup {
     let kind = cases.first().map_or("", |case| words::kind(case.case.kind));
     html! {
-        (tables::cases(prepared, kind, cases, &words::METRICS))
+        (tables::cases(prepared, kind, cases, &MAIN))
+        (rest(prepared, cases, &MAIN))
         (latencies(prepared, id, cases))
+    }
+}
+
+/// The measures that were not shown, folded away.
+fn rest(prepared: &Prepared, cases: &[&PreparedCase], shown: &[Metric]) -> Markup {
+    let left = |metric: &Metric| !shown.contains(metric) && cases.iter().any(|case| case.has(*metric));
+    let rest: Vec<Metric> = words::METRICS.into_iter().filter(left).collect();
+    html! {
+        @if !rest.is_empty() {
+            details {
+                summary { "Also measured: " (rest.iter().map(|metric| words::metric(*metric)).collect::<Vec<_>>().join(", ")) }
+                (tables::cases(prepared, "Also measured", cases, &rest))
+            }
+        }
     }
 }
 
@@ -269,12 +310,12 @@ pub fn facts(prepared: &Prepared) -> Vec<(String, String)> {
             .device
             .as_ref()
             .map_or(String::new(), |device| format!(" on {device}"));
-        let about = format!(
-            "{} on {}{device}. {}",
-            disk.about.trim_end_matches('.'),
-            disk.filesystem,
-            durable_write(disk)
-        );
+        let about = disk.about.trim_end_matches('.');
+        let filesystem = match about.contains(&disk.filesystem) {
+            true => String::new(),
+            false => format!(", {}{device}", disk.filesystem),
+        };
+        let about = format!("{about}{filesystem}. {}", durable_write(disk));
         facts.push((format!("disk {}", disk.key), about));
     }
     for (program, version) in &machine.versions {

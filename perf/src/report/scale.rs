@@ -1,12 +1,17 @@
 //! From values to places on an axis.
 
 /// How values lie on an axis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scale {
     /// Equal differences are equally wide.
     Linear,
     /// Equal ratios are equally wide.
     Log,
+    /// Both ways from zero: about linear below the unit, logarithmic above it.
+    Signed {
+        /// Where the one goes over into the other.
+        unit: f64,
+    },
     /// Shares below 1; each nine more (0.9, 0.99, 0.999) is equally wide.
     Nines,
 }
@@ -32,18 +37,6 @@ impl Axis {
         }
     }
 
-    /// Linear, from the smallest to the largest of the values, and zero; widened to whole steps.
-    pub fn linear(values: impl Iterator<Item = f64>) -> Axis {
-        let (from, to) = range(values.chain([0.0]));
-        let to = if from == to { from + 1.0 } else { to };
-        let step = step(to - from);
-        Axis {
-            scale: Scale::Linear,
-            from: (from / step).floor() * step,
-            to: (to / step).ceil() * step,
-        }
-    }
-
     /// Linear, exactly from `from` to `to`.
     pub fn exactly(from: f64, to: f64) -> Axis {
         Axis {
@@ -65,11 +58,34 @@ impl Axis {
         }
     }
 
+    /// Logarithmic both ways from zero, over the values and zero, so that tenths and hundreds are both seen.
+    pub fn signed(values: impl Iterator<Item = f64>) -> Axis {
+        let (from, to) = range(values.chain([0.0]));
+        let reach = to.max(-from);
+        let reach = if reach > 0.0 { reach } else { 1.0 };
+        let unit = 10f64.powf((reach / 300.0).log10().ceil());
+        let above = if to > 0.0 { nice_above(to.max(unit)) } else { 0.0 };
+        let below = if from < 0.0 {
+            -nice_above(-from.min(-unit))
+        } else {
+            0.0
+        };
+        Axis {
+            scale: Scale::Signed { unit },
+            from: below,
+            to: if above > below { above } else { unit },
+        }
+    }
+
     /// Where a value lies: 0 at the start of the axis, 1 at its end; values outside lie on the nearer end.
     pub fn place(&self, value: f64) -> f64 {
         let place = match self.scale {
             Scale::Linear => (value - self.from) / (self.to - self.from),
             Scale::Log => (value.max(f64::MIN_POSITIVE) / self.from).log10() / (self.to / self.from).log10(),
+            Scale::Signed { unit } => {
+                let bent = |value: f64| (value / unit).asinh();
+                (bent(value) - bent(self.from)) / (bent(self.to) - bent(self.from))
+            }
             Scale::Nines => nines(value) / nines(self.to),
         };
         if place.is_finite() {
@@ -97,6 +113,12 @@ impl Axis {
                 all.filter(|tick| *tick >= self.from * (1.0 - 1e-9) && *tick <= last)
                     .collect()
             }
+            Scale::Signed { unit } => {
+                let sizes = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0].map(|size| size * unit);
+                let both = sizes.iter().rev().map(|size| -size).chain([0.0]).chain(sizes);
+                both.filter(|tick| *tick >= self.from * (1.0 + 1e-9) && *tick <= last)
+                    .collect()
+            }
             Scale::Nines => [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999]
                 .into_iter()
                 .filter(|tick| *tick <= last)
@@ -107,7 +129,7 @@ impl Axis {
     /// Values over the whole axis, equally far from each other, `steps + 1` of them.
     pub fn even(&self, steps: usize) -> Vec<f64> {
         let at = |place: f64| match self.scale {
-            Scale::Linear => self.from + place * (self.to - self.from),
+            Scale::Linear | Scale::Signed { .. } => self.from + place * (self.to - self.from),
             Scale::Log => self.from * (self.to / self.from).powf(place),
             Scale::Nines => 1.0 - 10f64.powf(-place * nines(self.to)),
         };
@@ -176,20 +198,31 @@ mod tests {
     fn axes_hold_all_values_and_end_on_round_ones() {
         let axis = Axis::log([0.31, 87.0].into_iter());
         assert_eq!((axis.from, axis.to), (0.2, 100.0));
-        let axis = Axis::linear([-3.1, 26.0].into_iter());
-        assert_eq!((axis.from, axis.to), (-5.0, 30.0));
-        assert_eq!(axis.ticks(), [-5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0]);
+        assert_eq!(Axis::exactly(0.0, 9.95).ticks(), [0.0, 2.0, 4.0, 6.0, 8.0]);
+    }
+
+    #[test]
+    fn tenths_and_hundreds_are_both_seen_on_a_signed_axis() {
+        let axis = Axis::signed([-4.0, 8.0, 240.0].into_iter());
+        assert_eq!(
+            axis.ticks(),
+            [-3.0, -1.0, 0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
+        );
+        assert!(axis.place(8.0) - axis.place(0.0) > 0.2, "{}", axis.place(8.0));
+        assert_eq!((axis.place(-5.0), axis.place(500.0)), (0.0, 1.0));
     }
 
     #[test]
     fn nothing_to_show_is_still_an_axis() {
         for axis in [
             Axis::log([].into_iter()),
-            Axis::linear([f64::NAN].into_iter()),
+            Axis::signed([f64::NAN].into_iter()),
             Axis::log([0.0, -1.0].into_iter()),
             Axis::exactly(0.0, 0.0),
             Axis::log([3.0, 3.0].into_iter()),
-            Axis::linear([1e300, -1e300].into_iter()),
+            Axis::signed([1e300, -1e300].into_iter()),
+            Axis::signed([].into_iter()),
+            Axis::signed([-2.0].into_iter()),
         ] {
             assert!(axis.place(1.0).is_finite());
             assert!(axis.ticks().len() < 40, "{axis:?}");

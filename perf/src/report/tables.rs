@@ -78,7 +78,7 @@ fn cell(finding: Option<&Finding>, metric: Metric, receiver: &str) -> Markup {
             @match ratio {
                 Some(ratio) if words::is_judged(metric) => {
                     @let verdict = ratio.verdict(metric.higher_is_better());
-                    span.ratio { "× " (words::ratio(ratio)) }
+                    span.ratio { "× " (words::factor(ratio.value)) " " span.interval { (words::interval(ratio)) } }
                     span class=(format!("verdict {}", class(verdict))) { (words::verdict(verdict, ratio.rounds)) }
                 }
                 _ if receiver == BASELINE && words::is_judged(metric) => { span.ratio { "baseline" } }

@@ -58,7 +58,7 @@ pub fn kind(kind: Kind) -> &'static str {
 pub fn metric(metric: Metric) -> &'static str {
     match metric {
         Metric::Commits => "commits counted",
-        Metric::CommitsPerSecond => "commits",
+        Metric::CommitsPerSecond => "commits a second",
         Metric::MeanMs => "mean",
         Metric::P50Ms => "p50",
         Metric::P90Ms => "p90",
@@ -88,11 +88,10 @@ pub fn unit(metric: Metric) -> &'static str {
         Metric::MaxMs | Metric::CorrectedP99Ms | Metric::ElapsedMs | Metric::WholeP999Ms => "ms",
         Metric::CpuUsPerCommit => "µs",
         Metric::CpuSPerGib | Metric::WallS => "s",
-        Metric::CommitsPerSecond => "/s",
         Metric::PeakMib => "MiB",
         Metric::MibPerSecond => "MiB/s",
         Metric::SyscallsPerCommit | Metric::SwitchesPerCommit | Metric::CommitsPerFlush => "",
-        Metric::DiskBytesPerWalByte | Metric::Commits | Metric::Rollovers => "",
+        Metric::DiskBytesPerWalByte | Metric::Commits | Metric::Rollovers | Metric::CommitsPerSecond => "",
     }
 }
 
@@ -119,9 +118,18 @@ pub fn verdict(of: Verdict, rounds: usize) -> &'static str {
 
 /// `0.33 (0.31–0.35)`, or the ratio alone where there is no interval.
 pub fn ratio(of: &Ratio) -> String {
+    format!("{} {}", factor(of.value), interval(of))
+        .trim_end()
+        .to_owned()
+}
+
+/// `(0.31–0.35)`; empty where there is no interval.
+pub fn interval(of: &Ratio) -> String {
+    let excludes_1 = |low: f64, high: f64| low > 1.0 || high < 1.0;
     match of.interval {
-        Some((low, high)) => format!("{} ({}–{})", factor(of.value), factor(low), factor(high)),
-        None => factor(of.value),
+        Some((low, high)) if excludes_1(low, high) => format!("({}–{})", end(low), end(high)),
+        Some((low, high)) => format!("({}–{})", factor(low), factor(high)),
+        None => String::new(),
     }
 }
 
@@ -131,6 +139,16 @@ pub fn factor(value: f64) -> String {
         number(value)
     } else {
         format!("{value:.2}")
+    }
+}
+
+/// The end of an interval that excludes 1: with more digits where it would look like 1.
+fn end(value: f64) -> String {
+    let near = (value - 1.0).abs();
+    if (0.000_05..0.005).contains(&near) {
+        format!("{value:.4}")
+    } else {
+        factor(value)
     }
 }
 
@@ -219,6 +237,15 @@ pub fn with_unit(value: f64, unit: &str) -> String {
     format!("{} {unit}", number(value)).trim_end().to_owned()
 }
 
+/// A duration from milliseconds, in the unit that suits it: `1.23 ms`, `41.0 µs`.
+pub fn milliseconds(value: f64) -> String {
+    if value.abs() < 0.0995 {
+        with_unit(value * 1000.0, "µs")
+    } else {
+        with_unit(value, "ms")
+    }
+}
+
 /// A share as a percentage: `47 %`, `3.2 %`.
 pub fn percent(share: f64) -> String {
     let percent = share.abs() * 100.0;
@@ -249,7 +276,8 @@ pub fn bytes(bytes: u64) -> String {
     match bytes as f64 {
         small if small < 1024.0 => format!("{bytes} B"),
         some if some < 1024.0 * 1024.0 => with_unit(some / 1024.0, "KiB"),
-        many => with_unit(many / 1024.0 / 1024.0, "MiB"),
+        many if many < 1024.0 * 1024.0 * 1024.0 => with_unit(many / 1024.0 / 1024.0, "MiB"),
+        huge => with_unit(huge / 1024.0 / 1024.0 / 1024.0, "GiB"),
     }
 }
 

@@ -240,7 +240,7 @@ fn commits(made: &mut Run, kind: Kind, clients: u32, typical: f64, slow: bool, r
     } else {
         2.5
     };
-    let mut all: Vec<f64> = (0..if slow { 3000 } else { 20_000 })
+    let mut all: Vec<f64> = (0..if slow { 2000 } else { 4000 })
         .map(|_| {
             let unusual = random.f64();
             let slower = if unusual > 0.998 {
