@@ -71,7 +71,11 @@ fn parse_kind(text: &str) -> std::result::Result<Kind, String> {
 
 fn parse_seconds(text: &str) -> std::result::Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (0.1..=600.0).contains(&seconds) { Ok(seconds) } else { Err("between 0.1 and 600".to_owned()) }
+    if (0.1..=600.0).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("between 0.1 and 600".to_owned())
+    }
 }
 
 /// Compares, writes the three files, and prints the Markdown.
@@ -90,7 +94,11 @@ pub fn report_again(file: &Path) -> Result<()> {
     let comparison: Comparison =
         serde_json::from_str(&text).with_context(|| format!("{} is not a comparison", file.display()))?;
     if comparison.format != FORMAT {
-        bail!("{} has format {}, this program reads {FORMAT}", file.display(), comparison.format);
+        bail!(
+            "{} has format {}, this program reads {FORMAT}",
+            file.display(),
+            comparison.format
+        );
     }
     write_reports(&comparison, file.parent().unwrap_or(Path::new("")))
 }
@@ -103,8 +111,10 @@ fn write(comparison: &Comparison, directory: &Path) -> Result<()> {
 }
 
 fn write_reports(comparison: &Comparison, directory: &Path) -> Result<()> {
-    std::fs::write(directory.join("comparison.html"), report::html(comparison)).context("write comparison.html")?;
-    std::fs::write(directory.join("comparison.md"), report::markdown(comparison)).context("write comparison.md")
+    std::fs::write(directory.join("comparison.html"), report::html(comparison))
+        .context("write comparison.html")?;
+    std::fs::write(directory.join("comparison.md"), report::markdown(comparison))
+        .context("write comparison.md")
 }
 
 fn compare(options: &Options) -> Result<Comparison> {
@@ -118,7 +128,11 @@ fn compare(options: &Options) -> Result<Comparison> {
         }
     }
     note_first_disk_only(&mut plan, &kinds, &sites);
-    let receivers = plan.contenders.iter().map(|contender| contender.describe(&programs)).collect();
+    let receivers = plan
+        .contenders
+        .iter()
+        .map(|contender| contender.describe(&programs))
+        .collect();
     let rounds = plan.rounds;
     let mut bench = Bench::new(&mut plan, &programs);
     let machine = machine::describe(&programs, bench.primary()?)?;
@@ -155,22 +169,42 @@ fn kinds_on(kinds: &[Kind], index: usize) -> &[Kind] {
 }
 
 fn is_for_first_disk(kind: Kind) -> bool {
-    matches!(kind, Kind::Boundary | Kind::Reconnect | Kind::StartUp | Kind::CatchUp)
+    matches!(
+        kind,
+        Kind::Boundary | Kind::Reconnect | Kind::StartUp | Kind::CatchUp
+    )
 }
 
 fn note_first_disk_only(plan: &mut Plan, kinds: &[Kind], sites: &[Site]) {
-    let names: Vec<&str> = kinds.iter().filter(|kind| is_for_first_disk(**kind)).map(|kind| name_of(*kind)).collect();
+    let names: Vec<&str> = kinds
+        .iter()
+        .filter(|kind| is_for_first_disk(**kind))
+        .map(|kind| name_of(*kind))
+        .collect();
     if sites.len() > 1 && !names.is_empty() {
-        plan.skip(format!("On {} only, to save time: {}.", sites[0].key(), names.join(", ")));
+        plan.skip(format!(
+            "On {} only, to save time: {}.",
+            sites[0].key(),
+            names.join(", ")
+        ));
     }
 }
 
 fn plan(options: &Options, programs: &Programs) -> Result<Plan> {
     let (all, mut skipped) = contenders(programs);
     let chosen = choose(all, &options.receivers, &mut skipped)?;
-    let or = |given: &[u32], usual: &[u32]| if given.is_empty() { usual.to_vec() } else { given.to_vec() };
-    let (clients, rounds, seconds): (&[u32], _, _) =
-        if options.quick { (&[1, 4], 1, 0.4) } else { (&[1, 4, 16, 64], 5, 1.5) };
+    let or = |given: &[u32], usual: &[u32]| {
+        if given.is_empty() {
+            usual.to_vec()
+        } else {
+            given.to_vec()
+        }
+    };
+    let (clients, rounds, seconds): (&[u32], _, _) = if options.quick {
+        (&[1, 4], 1, 0.4)
+    } else {
+        (&[1, 4, 16, 64], 5, 1.5)
+    };
     let mut plan = Plan::new(
         or(&options.clients, clients),
         options.rounds.unwrap_or(rounds),
@@ -188,13 +222,21 @@ fn choose(all: Vec<Contender>, asked: &[String], skipped: &mut Vec<String>) -> R
         return Ok(all);
     }
     let is_known = |name: &String| all.iter().any(|contender| contender.key == name);
-    let left_out = |name: &String| skipped.iter().any(|sentence| sentence.starts_with(&format!("{name} ")));
+    let left_out = |name: &String| {
+        skipped
+            .iter()
+            .any(|sentence| sentence.starts_with(&format!("{name} ")))
+    };
     if let Some(unknown) = asked.iter().find(|name| !is_known(name) && !left_out(name)) {
         let names: Vec<&str> = all.iter().map(|contender| contender.key).collect();
-        bail!("--receivers: no \"{unknown}\" here; there are {}", names.join(", "));
+        bail!(
+            "--receivers: no \"{unknown}\" here; there are {}",
+            names.join(", ")
+        );
     }
     skipped.retain(|sentence| asked.iter().any(|name| sentence.starts_with(&format!("{name} "))));
-    let is_asked = |contender: &Contender| contender.key == BASELINE || asked.iter().any(|name| name == contender.key);
+    let is_asked =
+        |contender: &Contender| contender.key == BASELINE || asked.iter().any(|name| name == contender.key);
     Ok(all.into_iter().filter(is_asked).collect())
 }
 
@@ -205,7 +247,11 @@ fn kinds(options: &Options) -> Vec<Kind> {
 
 /// The disks; one that cannot be had here is left out, with a sentence.
 fn sites(options: &Options, plan: &mut Plan) -> Result<Vec<Site>> {
-    let usual: &[&str] = if options.quick { &["given"] } else { &["given", "emmc"] };
+    let usual: &[&str] = if options.quick {
+        &["given"]
+    } else {
+        &["given", "emmc"]
+    };
     let asked: Vec<String> = if options.disk.is_empty() {
         usual.iter().map(ToString::to_string).collect()
     } else {
@@ -234,12 +280,18 @@ fn refuse_standby_out_of_reach(sites: &[Site], plan: &mut Plan) -> Result<()> {
     plan.contenders.retain(|contender| contender.key != "standby");
     if plan.contenders.len() < before {
         let path = site.path().display();
-        plan.skip(format!("standby is left out: the user postgres cannot use {path}."));
+        plan.skip(format!(
+            "standby is left out: the user postgres cannot use {path}."
+        ));
     }
     Ok(())
 }
 
 fn command_line() -> String {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    ["walring-perf".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+    ["walring-perf".to_owned()]
+        .into_iter()
+        .chain(words)
+        .collect::<Vec<_>>()
+        .join(" ")
 }

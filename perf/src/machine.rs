@@ -24,7 +24,11 @@ pub fn describe(programs: &Programs, primary: &Primary) -> Result<Machine> {
         cpu: field("/proc/cpuinfo", "model name", ':').unwrap_or_else(|| "unknown".to_owned()),
         cores: u32::try_from(cores)?,
         memory_mib: memory_mib(),
-        kernel: format!("{} {}", kernel.sysname().to_string_lossy(), kernel.release().to_string_lossy()),
+        kernel: format!(
+            "{} {}",
+            kernel.sysname().to_string_lossy(),
+            kernel.release().to_string_lossy()
+        ),
         os: field("/etc/os-release", "PRETTY_NAME", '=').unwrap_or_else(|| "unknown".to_owned()),
         versions: BTreeMap::from(versions.map(|(program, version)| (program.to_owned(), version))),
         primary_filesystem: mount_of(primary.home())?.0,
@@ -33,7 +37,11 @@ pub fn describe(programs: &Programs, primary: &Primary) -> Result<Machine> {
 
 fn memory_mib() -> u64 {
     let total = field("/proc/meminfo", "MemTotal", ':').unwrap_or_default();
-    let kib: u64 = total.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0);
+    let kib: u64 = total
+        .split(' ')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0);
     kib / 1024
 }
 

@@ -55,7 +55,13 @@ pub struct Plan {
 
 impl Plan {
     /// A plan of which nothing is done yet.
-    pub fn new(clients: Vec<u32>, rounds: u32, seconds: f64, contenders: Vec<Contender>, is_quick: bool) -> Plan {
+    pub fn new(
+        clients: Vec<u32>,
+        rounds: u32,
+        seconds: f64,
+        contenders: Vec<Contender>,
+        is_quick: bool,
+    ) -> Plan {
         Plan {
             clients,
             rounds,
@@ -78,7 +84,12 @@ impl Plan {
             for contender in &self.contenders {
                 let rounds = self.rounds_of(contender, kind, is_given);
                 if takes_part(contender, kind, is_given) && round <= rounds {
-                    these.push(Visit { kind, round, is_last: round == rounds, contender: contender.clone() });
+                    these.push(Visit {
+                        kind,
+                        round,
+                        is_last: round == rounds,
+                        contender: contender.clone(),
+                    });
                 }
             }
             if round % 2 == 0 {
@@ -132,7 +143,11 @@ impl Plan {
 
     /// How often something is repeated that a slow receiver takes seconds for.
     pub fn tries(&self, visit: &Visit) -> u32 {
-        if self.is_quick || visit.contender.key == BASELINE { 1 } else { 3 }
+        if self.is_quick || visit.contender.key == BASELINE {
+            1
+        } else {
+            3
+        }
     }
 
     /// Clients that a contender is measured with.
@@ -145,13 +160,21 @@ impl Plan {
     fn rounds_of(&self, contender: &Contender, kind: Kind, is_given: bool) -> u32 {
         let is_main = kind == Kind::Commit && is_given;
         let is_aside = is_variant(contender) || ["walring-off", "floor"].contains(&contender.key);
-        let most = if (is_main && !is_aside) || kind == Kind::CatchUp { u32::MAX } else { 3 };
+        let most = if (is_main && !is_aside) || kind == Kind::CatchUp {
+            u32::MAX
+        } else {
+            3
+        };
         self.rounds.min(most)
     }
 
     fn estimate_s(&self, visit: &Visit) -> f64 {
         let baseline = visit.contender.key == BASELINE;
-        let standby = if visit.contender.program == Program::Standby { 1.5 } else { 0.0 };
+        let standby = if visit.contender.program == Program::Standby {
+            1.5
+        } else {
+            0.0
+        };
         let one = self.seconds + 0.4;
         let work = match visit.kind {
             Kind::Commit => self.clients_of(&visit.contender).count() as f64 * one,
@@ -179,8 +202,12 @@ fn takes_part(contender: &Contender, kind: Kind, is_given: bool) -> bool {
     match kind {
         Kind::Commit if is_given => true,
         Kind::Commit => [BASELINE, "walring", "standby", "floor"].contains(&key),
-        Kind::OpenLoop if is_given => [BASELINE, "walring", "walring-spin", "standby", "floor"].contains(&key),
-        Kind::OpenLoop | Kind::Rollover | Kind::Bulk => [BASELINE, "walring", "standby", "floor"].contains(&key),
+        Kind::OpenLoop if is_given => {
+            [BASELINE, "walring", "walring-spin", "standby", "floor"].contains(&key)
+        }
+        Kind::OpenLoop | Kind::Rollover | Kind::Bulk => {
+            [BASELINE, "walring", "standby", "floor"].contains(&key)
+        }
         Kind::CatchUp => [BASELINE, "walring", "walring-off", "floor"].contains(&key),
         Kind::Boundary | Kind::Reconnect | Kind::StartUp => [BASELINE, "walring"].contains(&key),
     }

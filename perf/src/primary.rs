@@ -42,7 +42,10 @@ impl Installation {
                 bail!("no {program} in {}: set PG_BIN", bin.display());
             }
         }
-        Ok(Installation { bin, server_user: server_user()? })
+        Ok(Installation {
+            bin,
+            server_user: server_user()?,
+        })
     }
 
     /// Where a program is.
@@ -62,8 +65,11 @@ impl Installation {
 
     /// Gives a file or directory to the server's user.
     pub fn give(&self, path: &Path) -> Result<()> {
-        let Some((uid, gid)) = self.server_user else { return Ok(()) };
-        std::os::unix::fs::chown(path, Some(uid), Some(gid)).with_context(|| format!("chown {}", path.display()))
+        let Some((uid, gid)) = self.server_user else {
+            return Ok(());
+        };
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))
+            .with_context(|| format!("chown {}", path.display()))
     }
 
     /// Whether the server's user can use a directory below `path`.
@@ -72,7 +78,10 @@ impl Installation {
         if let Some((uid, gid)) = self.server_user {
             test.uid(uid).gid(gid);
         }
-        test.arg("-x").arg(path).status().is_ok_and(|status| status.success())
+        test.arg("-x")
+            .arg(path)
+            .status()
+            .is_ok_and(|status| status.success())
     }
 }
 
@@ -121,7 +130,9 @@ pub struct Primary {
 impl Primary {
     /// Makes a primary with segments of so many MiB, and starts it.
     pub fn start(installation: &Installation, segment_mib: u32) -> Result<Primary> {
-        let home = tempfile::Builder::new().prefix("walring-perf-").tempdir_in(data_parent())?;
+        let home = tempfile::Builder::new()
+            .prefix("walring-perf-")
+            .tempdir_in(data_parent())?;
         installation.give(home.path())?;
         let password = format!("{:032x}", fastrand::u128(..));
         let password_file = home.path().join("password");
@@ -188,12 +199,17 @@ impl Primary {
 
     /// Runs statements that wait for no receiver.
     pub fn execute(&mut self, sql: &str) -> Result<()> {
-        self.control()?.batch_execute(sql).map_err(|error| describe(error, sql))
+        self.control()?
+            .batch_execute(sql)
+            .map_err(|error| describe(error, sql))
     }
 
     /// The single value that a query gives, waiting for no receiver.
     pub fn value<T: for<'a> postgres::types::FromSql<'a>>(&mut self, sql: &str) -> Result<T> {
-        let row = self.control()?.query_one(sql, &[]).map_err(|error| describe(error, sql))?;
+        let row = self
+            .control()?
+            .query_one(sql, &[])
+            .map_err(|error| describe(error, sql))?;
         row.try_get(0).map_err(|error| describe(error, sql))
     }
 
@@ -215,7 +231,9 @@ impl Primary {
 
     /// A slot that nobody reads holds the WAL from here on, for the comparison afterwards.
     pub fn keep_wal(&mut self) -> Result<()> {
-        self.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'keep'")?;
+        self.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'keep'",
+        )?;
         self.execute("CHECKPOINT")?;
         self.execute("SELECT pg_create_physical_replication_slot('keep', true)")
     }
@@ -242,9 +260,11 @@ impl Primary {
     /// What the receiver has acknowledged as flushed, once that is all there is.
     pub fn acknowledged(&mut self) -> Result<u64> {
         let all = "SELECT coalesce(bool_and(flush_lsn >= pg_current_wal_flush_lsn()), false) FROM pg_stat_replication";
-        self.wait_until(Duration::from_secs(20), "the receiver acknowledges the end of the WAL", |primary| {
-            primary.value(all)
-        })?;
+        self.wait_until(
+            Duration::from_secs(20),
+            "the receiver acknowledges the end of the WAL",
+            |primary| primary.value(all),
+        )?;
         self.position("(SELECT flush_lsn FROM pg_stat_replication)")
     }
 
@@ -272,13 +292,17 @@ impl Primary {
 
     fn wait_until_ready(&mut self) -> Result<()> {
         let config = format!("{} options='-c synchronous_commit=local'", self.load_config());
-        self.wait_until(Duration::from_secs(30), "the primary accepts connections", |primary| {
-            if let Some(status) = primary.postmaster.try_wait()? {
-                bail!("the primary did not start ({status}): {}", primary.log_tail());
-            }
-            primary.control = Client::connect(&config, NoTls).ok();
-            Ok(primary.control.is_some())
-        })
+        self.wait_until(
+            Duration::from_secs(30),
+            "the primary accepts connections",
+            |primary| {
+                if let Some(status) = primary.postmaster.try_wait()? {
+                    bail!("the primary did not start ({status}): {}", primary.log_tail());
+                }
+                primary.control = Client::connect(&config, NoTls).ok();
+                Ok(primary.control.is_some())
+            },
+        )
     }
 }
 
@@ -292,7 +316,9 @@ impl Drop for Primary {
 
 /// Ends a child with a signal, and if it does not heed that, kills it.
 pub fn stop(child: &mut Child, signal: Signal) {
-    let Some(pid) = Pid::from_raw(child.id().cast_signed()) else { return };
+    let Some(pid) = Pid::from_raw(child.id().cast_signed()) else {
+        return;
+    };
     if child.try_wait().is_ok_and(|status| status.is_none()) {
         let _ = kill_process(pid, signal);
     }
@@ -313,7 +339,11 @@ pub fn tail(log: &Path) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     let last = &lines[lines.len().saturating_sub(6)..];
-    if last.is_empty() { "nothing".to_owned() } else { last.join(" | ") }
+    if last.is_empty() {
+        "nothing".to_owned()
+    } else {
+        last.join(" | ")
+    }
 }
 
 /// Runs a command to its end; the error has what it said.
@@ -321,13 +351,19 @@ pub fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("run {program}"))?;
     if !output.status.success() {
-        bail!("{program}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{program}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }
 
 fn describe(error: postgres::Error, sql: &str) -> anyhow::Error {
-    let reason = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
+    let reason = error
+        .as_db_error()
+        .map_or_else(|| error.to_string(), ToString::to_string);
     anyhow::anyhow!("the primary: {reason} (in: {sql})")
 }
 
@@ -335,13 +371,22 @@ fn describe(error: postgres::Error, sql: &str) -> anyhow::Error {
 fn data_parent() -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let room = rustix::fs::statvfs(&memory).map_or(0, |found| found.f_bavail * found.f_frsize);
-    if room >= NEEDED_BYTES { memory } else { std::env::temp_dir() }
+    if room >= NEEDED_BYTES {
+        memory
+    } else {
+        std::env::temp_dir()
+    }
 }
 
 /// Checksums of data pages are off, as they are by default: the primary's work is not what is measured.
 fn create_cluster(installation: &Installation, home: &Path, segment_mib: u32) -> Result<()> {
     let mut initdb = installation.as_server("initdb");
-    initdb.args(["--username=postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync"]);
+    initdb.args([
+        "--username=postgres",
+        "--auth-local=trust",
+        "--auth-host=scram-sha-256",
+        "--no-sync",
+    ]);
     initdb.args(["--encoding=UTF8", "--no-locale"]);
     initdb.arg(format!("--wal-segsize={segment_mib}"));
     initdb.arg("--pwfile").arg(home.join("password"));
@@ -356,18 +401,26 @@ fn configure(home: &Path, port: u16) -> Result<()> {
          synchronous_standby_names = '{RECEIVER_NAME}'\n",
         home.display()
     );
-    let mut file = File::options().append(true).open(home.join("data/postgresql.conf"))?;
+    let mut file = File::options()
+        .append(true)
+        .open(home.join("data/postgresql.conf"))?;
     Ok(file.write_all(lines.as_bytes())?)
 }
 
 fn launch(installation: &Installation, home: &Path) -> Result<Child> {
     let log = File::create(home.join("log"))?;
     let mut server = installation.as_server("postgres");
-    server.arg("-D").arg(home.join("data")).stdout(log.try_clone()?).stderr(log);
+    server
+        .arg("-D")
+        .arg(home.join("data"))
+        .stdout(log.try_clone()?)
+        .stderr(log);
     server.spawn().context("start the primary")
 }
 
 /// A port that was free a moment ago.
 pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
+        .local_addr()?
+        .port())
 }

@@ -82,12 +82,18 @@ impl Programs {
                 walring.display()
             );
         }
-        Ok(Programs { installation: Installation::find()?, walring: walring.canonicalize()?, own })
+        Ok(Programs {
+            installation: Installation::find()?,
+            walring: walring.canonicalize()?,
+            own,
+        })
     }
 
     /// Whether `$WALRING` is a pg_receivewal: then it is measured against itself, which shows the noise.
     fn is_stand_in(&self) -> bool {
-        self.walring.file_name().is_some_and(|name| name == "pg_receivewal")
+        self.walring
+            .file_name()
+            .is_some_and(|name| name == "pg_receivewal")
     }
 
     /// The program, and what comes before its options.
@@ -121,7 +127,9 @@ pub fn contenders(programs: &Programs) -> (Vec<Contender>, Vec<String>) {
     let mut skipped = Vec::new();
     let usable = |contender: &Contender| {
         let reason = match contender.options.first() {
-            Some(_) if programs.is_stand_in() => "the program that WALRING names is a pg_receivewal".to_owned(),
+            Some(_) if programs.is_stand_in() => {
+                "the program that WALRING names is a pg_receivewal".to_owned()
+            }
             Some(option) if !programs.walring_has(option.split('=').next().unwrap_or(option)) => {
                 format!("this walring has no option {option}")
             }
@@ -135,7 +143,13 @@ pub fn contenders(programs: &Programs) -> (Vec<Contender>, Vec<String>) {
 }
 
 fn catalogue() -> Vec<Contender> {
-    let contender = |key, program, options, name, about| Contender { key, program, options, name, about };
+    let contender = |key, program, options, name, about| Contender {
+        key,
+        program,
+        options,
+        name,
+        about,
+    };
     let ours = Program::Walring;
     vec![
         contender(
@@ -145,8 +159,20 @@ fn catalogue() -> Vec<Contender> {
             BASELINE,
             "PostgreSQL's own receiver, with --synchronous.",
         ),
-        contender("walring", ours, &[], "walring", "As it is by default: every record is verified."),
-        contender("walring-off", ours, &["--verify=off"], "walring, verify off", "Nothing is verified."),
+        contender(
+            "walring",
+            ours,
+            &[],
+            "walring",
+            "As it is by default: every record is verified.",
+        ),
+        contender(
+            "walring-off",
+            ours,
+            &["--verify=off"],
+            "walring, verify off",
+            "Nothing is verified.",
+        ),
         contender(
             "walring-spin",
             ours,
@@ -228,7 +254,13 @@ impl Contender {
     }
 
     /// Starts it on a directory. It may not be connected yet.
-    pub fn start(&self, programs: &Programs, primary: &Primary, directory: &Path, way: Way) -> Result<Running> {
+    pub fn start(
+        &self,
+        programs: &Programs,
+        primary: &Primary,
+        directory: &Path,
+        way: Way,
+    ) -> Result<Running> {
         let mut command = programs.command(self.program);
         if self.program == Program::Standby {
             command.arg("-D").arg(directory);
@@ -253,7 +285,12 @@ impl Contender {
         let output = File::options().append(true).open(log.path())?;
         command.stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().with_context(|| format!("start {}", self.key))?;
-        Ok(Running { key: self.key, program: self.program, child, log })
+        Ok(Running {
+            key: self.key,
+            program: self.program,
+            child,
+            log,
+        })
     }
 }
 
@@ -321,7 +358,11 @@ impl Running {
         loop {
             look();
             if let Some(status) = self.child.try_wait()? {
-                return if status.success() { Ok(()) } else { Err(anyhow::anyhow!("it ended with {status}")) };
+                return if status.success() {
+                    Ok(())
+                } else {
+                    Err(anyhow::anyhow!("it ended with {status}"))
+                };
             }
             interrupt::check()?;
             if Instant::now() > end {
@@ -334,7 +375,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let last = if self.program == Program::Standby { Signal::QUIT } else { Signal::KILL };
+        let last = if self.program == Program::Standby {
+            Signal::QUIT
+        } else {
+            Signal::KILL
+        };
         stop(&mut self.child, last);
     }
 }

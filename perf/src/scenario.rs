@@ -66,7 +66,12 @@ impl<'a> Bench<'a> {
     pub fn cases(&mut self, site: &Site, kind: Kind) -> Result<Vec<Case>> {
         let done = self.dispatch(site, kind);
         done.map_err(|error| {
-            let logs = self.primaries.values().map(Primary::log_tail).collect::<Vec<_>>().join(" | ");
+            let logs = self
+                .primaries
+                .values()
+                .map(Primary::log_tail)
+                .collect::<Vec<_>>()
+                .join(" | ");
             let what = format!("{}, {}", site.key(), name_of(kind));
             anyhow!("{what}: {error:#}; the primary's log ends with: {logs}")
         })
@@ -113,7 +118,12 @@ impl<'a> Bench<'a> {
         running.wait_until_synchronous(primary)?;
         // What a receiver does at its start and not again, such as preparing a spare file, is not measured.
         std::thread::sleep(SETTLE);
-        let mut scene = Scene { primary, site, visit, observed: running.observed()? };
+        let mut scene = Scene {
+            primary,
+            site,
+            visit,
+            observed: running.observed()?,
+        };
         let done = work(&mut scene);
         let done = running.explain(done)?;
         stage.finish(primary, contender, running)?;
@@ -129,8 +139,17 @@ struct Stage {
 
 impl Stage {
     /// The same state of primary and disk for each.
-    fn prepare(programs: &Programs, primary: &mut Primary, site: &Site, contender: &Contender) -> Result<Stage> {
-        primary.wait_until(Duration::from_secs(10), "the last receiver is gone", Primary::is_alone)?;
+    fn prepare(
+        programs: &Programs,
+        primary: &mut Primary,
+        site: &Site,
+        contender: &Contender,
+    ) -> Result<Stage> {
+        primary.wait_until(
+            Duration::from_secs(10),
+            "the last receiver is gone",
+            Primary::is_alone,
+        )?;
         primary.execute("TRUNCATE sample, bulk")?;
         primary.keep_wal()?;
         let first = primary.flushed()?;
@@ -159,7 +178,12 @@ impl Stage {
             segment_bytes: primary.segment_bytes(),
         };
         let checked = stored.check(self.first, acknowledged);
-        checked.map(drop).map_err(|error| error.context(format!("what {} stored is not what the primary has", contender.key)))
+        checked.map(drop).map_err(|error| {
+            error.context(format!(
+                "what {} stored is not what the primary has",
+                contender.key
+            ))
+        })
     }
 }
 

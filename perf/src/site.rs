@@ -37,7 +37,10 @@ impl Site {
         std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
         let (filesystem, source) = mount_of(directory)?;
         if filesystem == "tmpfs" {
-            bail!("{} is in memory, where a flush costs nothing: use --dir with a directory on a disk", directory.display());
+            bail!(
+                "{} is in memory, where a flush costs nothing: use --dir with a directory on a disk",
+                directory.display()
+            );
         }
         let about = format!("The disk of the directory given ({filesystem} on {source}).");
         Site::new("given".to_owned(), about, directory, None)
@@ -63,7 +66,9 @@ impl Site {
     }
 
     fn new(key: String, about: String, parent: &Path, edge: Option<EdgeDisk>) -> Result<Site> {
-        let directory = tempfile::Builder::new().prefix("walring-perf-").tempdir_in(parent)?;
+        let directory = tempfile::Builder::new()
+            .prefix("walring-perf-")
+            .tempdir_in(parent)?;
         // A standby's directory below it belongs to another user.
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o711))?;
         let (filesystem, source) = mount_of(directory.path())?;
@@ -100,7 +105,9 @@ impl Site {
 
     /// A new directory for one receiver.
     pub fn new_directory(&self) -> Result<TempDir> {
-        Ok(tempfile::Builder::new().prefix("receiver-").tempdir_in(self.directory.path())?)
+        Ok(tempfile::Builder::new()
+            .prefix("receiver-")
+            .tempdir_in(self.directory.path())?)
     }
 
     /// Everything that was written to it so far is on it now, so that it does not fall into the next run.
@@ -114,7 +121,10 @@ impl Site {
             None => observe::device(self.path()),
             Some(edge) => {
                 let counters = edge.counters().ok()?;
-                Some(Device { bytes_written: counters.bytes_written, flushes: counters.flushes })
+                Some(Device {
+                    bytes_written: counters.bytes_written,
+                    flushes: counters.flushes,
+                })
             }
         }
     }
@@ -126,7 +136,10 @@ impl Site {
             about: self.about.clone(),
             filesystem: self.filesystem.clone(),
             device: self.device.clone(),
-            set_flush_ms: self.edge.as_ref().map(|edge| edge.profile().flush.as_secs_f64() * 1e3),
+            set_flush_ms: self
+                .edge
+                .as_ref()
+                .map(|edge| edge.profile().flush.as_secs_f64() * 1e3),
             durable_write_ms: self.durable_write_ms,
             cases: Vec::new(),
         }
@@ -141,22 +154,32 @@ fn upper_case(sentence: &str) -> String {
 
 /// The type of the file system that holds a path, and what is mounted there.
 pub fn mount_of(path: &Path) -> Result<(String, String)> {
-    let path = path.canonicalize().with_context(|| format!("find {}", path.display()))?;
+    let path = path
+        .canonicalize()
+        .with_context(|| format!("find {}", path.display()))?;
     let device = path.metadata()?.dev();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     // Of those that hold the path the longest is meant, and of equals the last, which covers the others.
     let mut best: Option<(usize, bool, String, String)> = None;
     for line in mounts.lines() {
-        let Some((before, after)) = line.split_once(" - ") else { continue };
+        let Some((before, after)) = line.split_once(" - ") else {
+            continue;
+        };
         let fields: Vec<&str> = before.split(' ').collect();
         let mut behind = after.split(' ');
-        let (Some(number), Some(point)) = (fields.get(2), fields.get(4)) else { continue };
-        let (Some(filesystem), Some(source)) = (behind.next(), behind.next()) else { continue };
+        let (Some(number), Some(point)) = (fields.get(2), fields.get(4)) else {
+            continue;
+        };
+        let (Some(filesystem), Some(source)) = (behind.next(), behind.next()) else {
+            continue;
+        };
         if !path.starts_with(PathBuf::from(point.replace("\\040", " "))) {
             continue;
         }
         let same_device = *number == format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-        let better = best.as_ref().is_none_or(|(length, same, ..)| (same_device, point.len()) >= (*same, *length));
+        let better = best
+            .as_ref()
+            .is_none_or(|(length, same, ..)| (same_device, point.len()) >= (*same, *length));
         if better {
             best = Some((point.len(), same_device, filesystem.to_owned(), source.to_owned()));
         }
@@ -172,9 +195,16 @@ fn time_durable_write(directory: &Path) -> Result<f64> {
     scratch.as_file().write_all(&[0; 4 * BLOCK])?;
     scratch.as_file().sync_all()?;
     let flags = (OFlags::DIRECT | OFlags::DSYNC).bits().cast_signed();
-    let mut file = File::options().write(true).custom_flags(flags).open(scratch.path()).with_context(|| {
-        format!("no direct I/O in {}: use --dir with a directory on a disk", directory.display())
-    })?;
+    let mut file = File::options()
+        .write(true)
+        .custom_flags(flags)
+        .open(scratch.path())
+        .with_context(|| {
+            format!(
+                "no direct I/O in {}: use --dir with a directory on a disk",
+                directory.display()
+            )
+        })?;
     let mut memory = vec![0x5A_u8; 2 * BLOCK];
     let from = memory.as_ptr().align_offset(BLOCK);
     let block = &mut memory[from..from + BLOCK];

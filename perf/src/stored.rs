@@ -43,11 +43,23 @@ impl Stored<'_> {
         let original = read(&self.pg_wal.join(&name)).context("the primary's segment, to compare with")?;
         let stored = read(&path)?;
         if stored.len() as u64 != self.segment_bytes {
-            bail!("wrong: {} has {} bytes, not {}", path.display(), stored.len(), self.segment_bytes);
+            bail!(
+                "wrong: {} has {} bytes, not {}",
+                path.display(),
+                stored.len(),
+                self.segment_bytes
+            );
         }
         let length = usize::try_from(compared)?;
-        if let Some(at) = original[..length].iter().zip(&stored[..length]).position(|(a, b)| a != b) {
-            bail!("wrong: {} differs from the primary's at byte {at}", path.display());
+        if let Some(at) = original[..length]
+            .iter()
+            .zip(&stored[..length])
+            .position(|(a, b)| a != b)
+        {
+            bail!(
+                "wrong: {} differs from the primary's at byte {at}",
+                path.display()
+            );
         }
         Ok(compared)
     }
@@ -101,7 +113,11 @@ mod tests {
     }
 
     fn check(stored: &Path, pg_wal: &Path) -> Result<u64> {
-        let stored = Stored { directory: stored, pg_wal, segment_bytes: SEGMENT };
+        let stored = Stored {
+            directory: stored,
+            pg_wal,
+            segment_bytes: SEGMENT,
+        };
         stored.check(SEGMENT + 5, 3 * SEGMENT + 100)
     }
 
@@ -121,7 +137,12 @@ mod tests {
     fn one_wrong_byte_is_found() {
         let (_home, stored, pg_wal) = directories();
         flip(&stored.join(segment_name(2, SEGMENT)), (1 << 20) - 1);
-        assert!(check(&stored, &pg_wal).unwrap_err().to_string().contains("differs"));
+        assert!(
+            check(&stored, &pg_wal)
+                .unwrap_err()
+                .to_string()
+                .contains("differs")
+        );
     }
 
     #[test]

@@ -17,8 +17,18 @@ pub fn take_base_backup(programs: &Programs, primary: &Primary, directory: &Path
     installation.give(directory)?;
     let mut backup = installation.as_server("pg_basebackup");
     backup.env("PGPASSWORD", primary.password());
-    backup.args(["--wal-method=none", "--checkpoint=fast", "--no-sync", "--no-password", "--no-manifest"]);
-    backup.arg("-d").arg(primary.receiver_conninfo()).arg("-D").arg(directory);
+    backup.args([
+        "--wal-method=none",
+        "--checkpoint=fast",
+        "--no-sync",
+        "--no-password",
+        "--no-manifest",
+    ]);
+    backup
+        .arg("-d")
+        .arg(primary.receiver_conninfo())
+        .arg("-D")
+        .arg(directory);
     run(&mut backup).context("base backup for the standby")?;
     let settings = format!(
         "port = {}\nlisten_addresses = ''\nprimary_conninfo = '{} password={}'\n",
@@ -26,7 +36,9 @@ pub fn take_base_backup(programs: &Programs, primary: &Primary, directory: &Path
         primary.receiver_conninfo(),
         primary.password()
     );
-    let mut file = File::options().append(true).open(directory.join("postgresql.auto.conf"))?;
+    let mut file = File::options()
+        .append(true)
+        .open(directory.join("postgresql.auto.conf"))?;
     file.write_all(settings.as_bytes())?;
     let signal = directory.join("standby.signal");
     File::create(&signal)?;
@@ -41,5 +53,6 @@ pub fn walreceiver(postmaster: u32) -> Result<u32> {
         String::from_utf8_lossy(&title).contains("walreceiver")
     };
     let mut pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-    pids.find(is_walreceiver).context("the standby has no walreceiver")
+    pids.find(is_walreceiver)
+        .context("the standby has no walreceiver")
 }

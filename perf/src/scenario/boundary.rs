@@ -27,13 +27,20 @@ pub fn cases(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
     for visit in bench.plan.visits(Kind::Boundary, site.is_given()) {
         let tries = bench.plan.tries(&visit);
         runs.push(bench.visit(site, SMALL_SEGMENT_MIB, &visit, |scene| {
-            let times = (0..tries).map(|_| commit_on_boundary(scene)).collect::<Result<Vec<_>>>()?;
+            let times = (0..tries)
+                .map(|_| commit_on_boundary(scene))
+                .collect::<Result<Vec<_>>>()?;
             Ok(visit.run(elapsed(times)))
         })?);
     }
     let about = "One commit whose record ends exactly on a segment's end, and nothing after it; segments of 1 MiB, \
                  the receivers' status interval as it is by default.";
-    Ok(vec![Case { kind: Kind::Boundary, clients: None, about: about.to_owned(), runs }])
+    Ok(vec![Case {
+        kind: Kind::Boundary,
+        clients: None,
+        about: about.to_owned(),
+        runs,
+    }])
 }
 
 fn commit_on_boundary(scene: &mut Scene) -> Result<Duration> {
@@ -42,7 +49,9 @@ fn commit_on_boundary(scene: &mut Scene) -> Result<Duration> {
             return Ok(took);
         }
     }
-    bail!("no commit could be made to end on a segment's end in {ATTEMPTS} attempts: something else writes WAL")
+    bail!(
+        "no commit could be made to end on a segment's end in {ATTEMPTS} attempts: something else writes WAL"
+    )
 }
 
 /// `None` if the commit ended elsewhere.
@@ -53,7 +62,9 @@ fn attempt(primary: &mut Primary) -> Result<Option<Duration>> {
     let pilot = inserted(primary)? - at;
     let left = end.saturating_sub(at + pilot);
     // A record's length is a multiple of 8, so one that is longer by a multiple of 8 takes just that more.
-    let Some(longer) = left.checked_sub(pilot).filter(|longer| longer % 8 == 0) else { return Ok(None) };
+    let Some(longer) = left.checked_sub(pilot).filter(|longer| longer % 8 == 0) else {
+        return Ok(None);
+    };
     let statement = commit_of(PILOT + longer);
     let mut client = primary.connect()?;
     let commit = std::thread::spawn(move || {
@@ -65,7 +76,9 @@ fn attempt(primary: &mut Primary) -> Result<Option<Duration>> {
         ended = primary.flushed()?;
         Ok(ended >= end || commit.is_finished())
     })?;
-    primary.wait_until(Duration::from_secs(60), "the commit is acknowledged", |_| Ok(commit.is_finished()))?;
+    primary.wait_until(Duration::from_secs(60), "the commit is acknowledged", |_| {
+        Ok(commit.is_finished())
+    })?;
     let took = commit.join().map_err(|_| anyhow!("the commit failed"))??;
     Ok((ended == end).then_some(took))
 }
@@ -79,10 +92,16 @@ fn fill_to_last_page(primary: &mut Primary) -> Result<u64> {
             return Ok(end);
         }
         // Too near to the end: over it, into the next.
-        let to = if end - at < PAGE { end + PAGE } else { end - PAGE / 2 };
+        let to = if end - at < PAGE {
+            end + PAGE
+        } else {
+            end - PAGE / 2
+        };
         let pages = (to - at) / PAGE;
         let length = (to - at).saturating_sub(pages * PAGE_HEAD + MESSAGE_HEAD).max(1);
-        primary.execute(&format!("SELECT pg_logical_emit_message(false, 'p', repeat('x', {length}))"))?;
+        primary.execute(&format!(
+            "SELECT pg_logical_emit_message(false, 'p', repeat('x', {length}))"
+        ))?;
     }
 }
 

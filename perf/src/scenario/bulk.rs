@@ -16,7 +16,8 @@ use crate::site::Site;
 const CLIENTS: u32 = 4;
 const ROW: &str = "INSERT INTO sample VALUES ($1::int4, repeat('x', 100))";
 /// One transaction of the bulk load: about 8 MiB of WAL.
-const BATCH: &str = "INSERT INTO bulk SELECT number, repeat('y', 950) FROM generate_series(1, 8192) AS number";
+const BATCH: &str =
+    "INSERT INTO bulk SELECT number, repeat('y', 950) FROM generate_series(1, 8192) AS number";
 const BATCHES: u32 = 8;
 /// The load runs in pieces of this length, until the bulk load is done.
 const PIECE: Duration = Duration::from_millis(500);
@@ -40,7 +41,12 @@ pub fn cases(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
          is the bulk load's.",
         batches * 8
     );
-    Ok(vec![Case { kind: Kind::Bulk, clients: Some(CLIENTS), about, runs }])
+    Ok(vec![Case {
+        kind: Kind::Bulk,
+        clients: Some(CLIENTS),
+        about,
+        runs,
+    }])
 }
 
 fn measure(scene: &mut Scene, load: &mut Load, batches: u32) -> Result<Run> {
@@ -54,14 +60,19 @@ fn measure(scene: &mut Scene, load: &mut Load, batches: u32) -> Result<Run> {
             interrupt::check()?;
             let from = start.elapsed();
             let piece = load.run(Pace::Closed, PIECE)?;
-            samples.extend(piece.samples.into_iter().map(|one| Sample { at: from + one.at, ..one }));
+            samples.extend(piece.samples.into_iter().map(|one| Sample {
+                at: from + one.at,
+                ..one
+            }));
         }
         let bulk = bulk.join().map_err(|_| anyhow!("the bulk load failed"))?;
         anyhow::Ok((samples, bulk?))
     })?;
     let costs = scene.costs(&before, samples.len())?;
     let (from, to) = (bulk.0.duration_since(start), bulk.1.duration_since(start));
-    let beside = samples.into_iter().filter(|sample| sample.at + sample.took >= from && sample.at <= to);
+    let beside = samples
+        .into_iter()
+        .filter(|sample| sample.at + sample.took >= from && sample.at <= to);
     let timed = Timed::new(beside.collect(), to, Pace::Closed);
     let mut measures = timed.measures();
     measures.insert(Metric::WallS, (to - from).as_secs_f64());

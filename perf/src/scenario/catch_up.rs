@@ -51,7 +51,12 @@ pub fn cases(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
          from the start of the process to its end.",
         (range.end - range.first) / MIB
     );
-    Ok(vec![Case { kind: Kind::CatchUp, clients: None, about, runs }])
+    Ok(vec![Case {
+        kind: Kind::CatchUp,
+        clients: None,
+        about,
+        runs,
+    }])
 }
 
 /// Short transactions for an eighth, then bulk loads until there is enough.
@@ -60,13 +65,19 @@ fn produce(primary: &mut Primary, wanted: u64) -> Result<Range> {
     primary.execute("INSERT INTO sample VALUES (0, 'so that the last segment is not empty')")?;
     let first = primary.switch_segment()?;
     let config = format!("{} options='-c synchronous_commit=off'", primary.load_config());
-    let mut load = Load::connect(&config, 4, "INSERT INTO sample VALUES ($1::int4, repeat('x', 100))")?;
+    let mut load = Load::connect(
+        &config,
+        4,
+        "INSERT INTO sample VALUES ($1::int4, repeat('x', 100))",
+    )?;
     let short = Instant::now();
     while primary.flushed()? < first + wanted / 8 && short.elapsed() < Duration::from_secs(5) {
         load.run(Pace::Closed, Duration::from_millis(200))?;
     }
     while primary.flushed()? < first + wanted {
-        primary.execute("INSERT INTO bulk SELECT number, repeat('y', 200) FROM generate_series(1, 30000) AS number")?;
+        primary.execute(
+            "INSERT INTO bulk SELECT number, repeat('y', 200) FROM generate_series(1, 30000) AS number",
+        )?;
     }
     let end = primary.switch_segment()?;
     primary.execute("TRUNCATE sample, bulk")?;
@@ -80,13 +91,20 @@ fn receive(bench: &mut Bench, site: &Site, visit: &Visit, range: Range) -> Resul
     let stage = Stage::prepare(programs, primary, site, contender)?;
     let directory = stage.directory.path();
     let before = segment_name(range.first / primary.segment_bytes() - 1, primary.segment_bytes());
-    std::fs::copy(primary.pg_wal().join(&before), directory.join(&before)).context("copy the segment before the range")?;
+    std::fs::copy(primary.pg_wal().join(&before), directory.join(&before))
+        .context("copy the segment before the range")?;
     site.settle()?;
-    let stage = Stage { first: range.first, ..stage };
+    let stage = Stage {
+        first: range.first,
+        ..stage
+    };
     let used = children_cpu()?;
     let start = Instant::now();
     // It ends behind the message that goes beyond this position: the last of the last segment.
-    let way = Way::Range { first: range.first, last: range.end - 1 };
+    let way = Way::Range {
+        first: range.first,
+        last: range.end - 1,
+    };
     let mut running = contender.start(programs, primary, stage.directory.path(), way)?;
     let pid = running.observed()?;
     let (mut peak_kib, mut looked) = (0, start);
@@ -119,7 +137,8 @@ fn receive(bench: &mut Bench, site: &Site, visit: &Visit, range: Range) -> Resul
 fn children_cpu() -> Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let microseconds = |time: nix::sys::time::TimeVal| {
-        Duration::from_secs(time.tv_sec().unsigned_abs()) + Duration::from_micros(time.tv_usec().unsigned_abs())
+        Duration::from_secs(time.tv_sec().unsigned_abs())
+            + Duration::from_micros(time.tv_usec().unsigned_abs())
     };
     Ok(microseconds(usage.user_time()) + microseconds(usage.system_time()))
 }

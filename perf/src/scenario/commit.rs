@@ -46,7 +46,10 @@ pub fn closed(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
         let numbers: Vec<u32> = bench.plan.clients_of(&visit.contender).collect();
         let mut untraced = None;
         bench.visit(site, SEGMENT_MIB, &visit, |scene| {
-            let mut used: Vec<&mut Column> = columns.iter_mut().filter(|one| numbers.contains(&one.clients)).collect();
+            let mut used: Vec<&mut Column> = columns
+                .iter_mut()
+                .filter(|one| numbers.contains(&one.clients))
+                .collect();
             for column in &mut used {
                 let run = scene.timed(&mut column.load, Pace::Closed, warm_up, duration)?;
                 column.case.runs.push(run);
@@ -56,7 +59,11 @@ pub fn closed(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
             }
             for column in used {
                 let calls = scene.system_calls(&mut column.load, duration.min(Duration::from_millis(400)))?;
-                let run = column.case.runs.last_mut().context("the run that was just made")?;
+                let run = column
+                    .case
+                    .runs
+                    .last_mut()
+                    .context("the run that was just made")?;
                 match calls {
                     Ok(calls) => drop(run.measures.insert(Metric::SyscallsPerCommit, calls)),
                     Err(reason) => untraced = Some(reason),
@@ -65,11 +72,17 @@ pub fn closed(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
             Ok(())
         })?;
         if let Some(reason) = untraced {
-            bench.plan.skip(format!("System calls were not counted: {reason}."));
+            bench
+                .plan
+                .skip(format!("System calls were not counted: {reason}."));
         }
     }
     let cases: Vec<Case> = columns.into_iter().map(|column| column.case).collect();
-    if let Some(rate) = cases.iter().find(|case| case.clients == Some(OPEN_CLIENTS)).and_then(baseline_rate) {
+    if let Some(rate) = cases
+        .iter()
+        .find(|case| case.clients == Some(OPEN_CLIENTS))
+        .and_then(baseline_rate)
+    {
         bench.rates.insert(site.key().to_owned(), rate / 2.0);
     }
     Ok(cases)
@@ -87,7 +100,9 @@ pub fn open(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
     for visit in bench.plan.visits(Kind::OpenLoop, site.is_given()) {
         let (warm_up, duration) = (bench.plan.warm_up(), bench.plan.duration());
         let pace = Pace::Open { per_second };
-        runs.push(bench.visit(site, SEGMENT_MIB, &visit, |scene| scene.timed(&mut load, pace, warm_up, duration))?);
+        runs.push(bench.visit(site, SEGMENT_MIB, &visit, |scene| {
+            scene.timed(&mut load, pace, warm_up, duration)
+        })?);
     }
     Ok(vec![Case {
         kind: Kind::OpenLoop,
@@ -105,17 +120,25 @@ pub fn open(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
 fn half_of_baseline(bench: &mut Bench, site: &Site, load: &mut Load) -> Result<f64> {
     let visits = bench.plan.visits(Kind::OpenLoop, site.is_given());
     let visit = visits.into_iter().find(|visit| visit.contender.key == BASELINE);
-    let visit = visit.context("the open loop's rate is half of pg_receivewal's: it must be among the receivers")?;
+    let visit =
+        visit.context("the open loop's rate is half of pg_receivewal's: it must be among the receivers")?;
     let (warm_up, duration) = (bench.plan.warm_up(), bench.plan.duration());
-    let run = bench.visit(site, SEGMENT_MIB, &visit, |scene| scene.timed(load, Pace::Closed, warm_up, duration))?;
-    let rate = run.measures.get(&Metric::CommitsPerSecond).context("no commits")?;
+    let run = bench.visit(site, SEGMENT_MIB, &visit, |scene| {
+        scene.timed(load, Pace::Closed, warm_up, duration)
+    })?;
+    let rate = run
+        .measures
+        .get(&Metric::CommitsPerSecond)
+        .context("no commits")?;
     Ok(rate / 2.0)
 }
 
 /// The median rate of the baseline, commits a second.
 fn baseline_rate(case: &Case) -> Option<f64> {
     let runs = case.runs.iter().filter(|run| run.receiver == BASELINE);
-    let mut rates: Vec<f64> = runs.filter_map(|run| run.measures.get(&Metric::CommitsPerSecond).copied()).collect();
+    let mut rates: Vec<f64> = runs
+        .filter_map(|run| run.measures.get(&Metric::CommitsPerSecond).copied())
+        .collect();
     rates.sort_by(f64::total_cmp);
     rates.get(rates.len() / 2).copied()
 }

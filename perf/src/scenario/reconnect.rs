@@ -21,14 +21,21 @@ pub fn cases(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
     }
     let about = "The server ends the connection (pg_terminate_backend) and a row is committed at once; the time \
                  from the cut to the end of that commit.";
-    Ok(vec![Case { kind: Kind::Reconnect, clients: None, about: about.to_owned(), runs }])
+    Ok(vec![Case {
+        kind: Kind::Reconnect,
+        clients: None,
+        about: about.to_owned(),
+        runs,
+    }])
 }
 
 fn cut_once(scene: &mut Scene) -> Result<Duration> {
     let mut client = scene.primary.connect()?;
     client.batch_execute("SET statement_timeout = '60s'; INSERT INTO sample VALUES (0, 'before')")?;
     let start = Instant::now();
-    scene.primary.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_replication")?;
+    scene
+        .primary
+        .execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_replication")?;
     client.batch_execute("INSERT INTO sample VALUES (0, 'after')")?;
     Ok(start.elapsed())
 }

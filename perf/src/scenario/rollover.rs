@@ -39,7 +39,12 @@ pub fn cases(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
          100 ms of a change of segment, the series has all.",
         duration.as_secs_f64()
     );
-    Ok(vec![Case { kind: Kind::Rollover, clients: Some(clients), about, runs }])
+    Ok(vec![Case {
+        kind: Kind::Rollover,
+        clients: Some(clients),
+        about,
+        runs,
+    }])
 }
 
 fn measure(scene: &mut Scene, load: &mut Load, duration: Duration) -> Result<Run> {
@@ -52,17 +57,24 @@ fn measure(scene: &mut Scene, load: &mut Load, duration: Duration) -> Result<Run
         let start = Instant::now();
         let timed = load.run(Pace::Closed, duration);
         is_over.store(true, Ordering::Relaxed);
-        let changes = watcher.join().map_err(|_| anyhow!("the watch on the segments failed"))?;
+        let changes = watcher
+            .join()
+            .map_err(|_| anyhow!("the watch on the segments failed"))?;
         anyhow::Ok((start, timed?, changes?))
     })?;
-    let since_start = changes.iter().map(|change| change.saturating_duration_since(start));
+    let since_start = changes
+        .iter()
+        .map(|change| change.saturating_duration_since(start));
     let changes: Vec<Duration> = since_start.filter(|change| *change < timed.elapsed).collect();
-    let mut measures = timed.measures();
-    let whole_p999 = measures.get(&Metric::P999Ms).copied();
     let near = Timed::new(near(&timed.samples, &changes), timed.elapsed, Pace::Closed);
-    let whole = [Metric::Commits, Metric::CommitsPerSecond];
-    measures.extend(near.measures().into_iter().filter(|(metric, _)| !whole.contains(metric)));
-    measures.extend(whole_p999.map(|p999| (Metric::WholeP999Ms, p999)));
+    let (whole, mut measures) = (timed.measures(), near.measures());
+    for (of_whole, metric) in [
+        (Metric::Commits, Metric::Commits),
+        (Metric::CommitsPerSecond, Metric::CommitsPerSecond),
+        (Metric::P999Ms, Metric::WholeP999Ms),
+    ] {
+        measures.extend(whole.get(&of_whole).map(|value| (metric, *value)));
+    }
     measures.insert(Metric::Rollovers, changes.len() as f64);
     measures.extend(scene.costs(&before, timed.samples.len())?);
     let mut run = scene.run(&timed, measures);
@@ -75,7 +87,9 @@ fn measure(scene: &mut Scene, load: &mut Load, duration: Duration) -> Result<Run
 fn near(samples: &[Sample], changes: &[Duration]) -> Vec<Sample> {
     let is_near = |sample: &&Sample| {
         let end = sample.at + sample.took;
-        changes.iter().any(|change| end + NEAR >= *change && sample.at <= *change + NEAR)
+        changes
+            .iter()
+            .any(|change| end + NEAR >= *change && sample.at <= *change + NEAR)
     };
     samples.iter().filter(is_near).copied().collect()
 }
@@ -86,7 +100,10 @@ fn watch(client: &mut Client, segment_bytes: i64, is_over: &AtomicBool) -> Resul
     let mut segment = None;
     let mut changes = Vec::new();
     while !is_over.load(Ordering::Relaxed) {
-        let now: i64 = client.query_one(&query, &[&segment_bytes]).context("ask for the segment")?.try_get(0)?;
+        let now: i64 = client
+            .query_one(&query, &[&segment_bytes])
+            .context("ask for the segment")?
+            .try_get(0)?;
         if segment.replace(now).is_some_and(|last| last != now) {
             changes.push(Instant::now());
         }
@@ -102,8 +119,17 @@ mod tests {
     #[test]
     fn commits_under_way_near_a_change_are_taken_and_no_others() {
         let ms = Duration::from_millis;
-        let sample = |at, took| Sample { at: ms(at), took: ms(took) };
-        let samples = [sample(0, 399), sample(10, 390), sample(300, 400), sample(600, 1), sample(601, 1)];
+        let sample = |at, took| Sample {
+            at: ms(at),
+            took: ms(took),
+        };
+        let samples = [
+            sample(0, 399),
+            sample(10, 390),
+            sample(300, 400),
+            sample(600, 1),
+            sample(601, 1),
+        ];
         let expected = [sample(10, 390), sample(300, 400), sample(600, 1)];
         assert_eq!(near(&samples, &[ms(500)]), expected);
     }

@@ -38,7 +38,13 @@ pub struct Counters {
 
 impl Scene<'_> {
     /// Commits for so long, and what it cost.
-    pub fn timed(&mut self, load: &mut Load, pace: Pace, warm_up: Duration, duration: Duration) -> Result<Run> {
+    pub fn timed(
+        &mut self,
+        load: &mut Load,
+        pace: Pace,
+        warm_up: Duration,
+        duration: Duration,
+    ) -> Result<Run> {
         interrupt::check()?;
         load.run(pace, warm_up)?;
         let before = self.counters()?;
@@ -96,7 +102,11 @@ impl Scene<'_> {
     }
 
     /// System calls for each commit of a short load that is not timed, or why they cannot be counted.
-    pub fn system_calls(&self, load: &mut Load, duration: Duration) -> Result<std::result::Result<f64, String>> {
+    pub fn system_calls(
+        &self,
+        load: &mut Load,
+        duration: Duration,
+    ) -> Result<std::result::Result<f64, String>> {
         let mut commits = 0;
         let traced = observe::trace(self.observed, || {
             commits = load.run(Pace::Closed, duration)?.samples.len();

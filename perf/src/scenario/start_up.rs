@@ -23,7 +23,12 @@ pub fn cases(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
     }
     let about = "From the start of the process, on an empty directory, to the end of a commit that waits for it; \
                  the median of three.";
-    Ok(vec![Case { kind: Kind::StartUp, clients: None, about: about.to_owned(), runs }])
+    Ok(vec![Case {
+        kind: Kind::StartUp,
+        clients: None,
+        about: about.to_owned(),
+        runs,
+    }])
 }
 
 fn start_once(bench: &mut Bench, site: &Site, visit: &Visit) -> Result<Duration> {
@@ -33,17 +38,26 @@ fn start_once(bench: &mut Bench, site: &Site, visit: &Visit) -> Result<Duration>
     let stage = Stage::prepare(programs, primary, site, contender)?;
     let mut client = primary.connect()?;
     let commit = std::thread::spawn(move || {
-        client.batch_execute("INSERT INTO sample VALUES (0, 'first')").map(|()| Instant::now())
+        client
+            .batch_execute("INSERT INTO sample VALUES (0, 'first')")
+            .map(|()| Instant::now())
     });
     let waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    primary.wait_until(Duration::from_secs(10), "a commit waits", |primary| primary.value(waiting))?;
+    primary.wait_until(Duration::from_secs(10), "a commit waits", |primary| {
+        primary.value(waiting)
+    })?;
     let start = Instant::now();
     let mut running = contender.start(programs, primary, stage.directory.path(), Way::Live)?;
     running.wait_until_synchronous(primary)?;
     let limit = Duration::from_secs(30);
-    let done = primary.wait_until(limit, "the first commit is acknowledged", |_| Ok(commit.is_finished()));
+    let done = primary.wait_until(limit, "the first commit is acknowledged", |_| {
+        Ok(commit.is_finished())
+    });
     running.explain(done)?;
-    let end = commit.join().map_err(|_| anyhow!("the commit failed"))?.context("the commit that waits")?;
+    let end = commit
+        .join()
+        .map_err(|_| anyhow!("the commit failed"))?
+        .context("the commit that waits")?;
     stage.finish(primary, contender, running)?;
     Ok(end - start)
 }
