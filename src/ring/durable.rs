@@ -115,7 +115,7 @@ mod tests {
     /// What the write of the whole slot to the file gives, each way.
     fn written(file: impl Fn() -> std::fs::File, length: usize, method: Method) -> [io::Result<u32>; 2] {
         setup::start().unwrap().block_on(async {
-            let mut slots = Slots::register(1, length, 4096).unwrap();
+            let mut slots = Slots::register(1, length).unwrap();
             let buffer = slots.take(Slot(0));
             let target = Rc::new(File::from_std(file()));
             let (by_ring, (buffer, _)) = write(&target, buffer, 0..length, 0, Some(method)).await;

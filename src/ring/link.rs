@@ -19,7 +19,7 @@ use crate::core::order::Ask;
 use crate::error::{Error, Result, system_text};
 
 /// In catch-up the kernel wakes us for so many bytes, not for each packet.
-const BULK_LOW_WATER: i32 = 512 << 10;
+const BULK_LOW_WATER: i32 = 1 << 20;
 
 /// A connected socket in blocking mode.
 pub struct Link {

@@ -63,7 +63,7 @@ pub fn locked_bytes(block: usize) -> usize {
 
 /// Allocates and registers the slots on the ring of this thread; `block` is the disk's.
 pub fn register_slots(block: usize) -> Result<Slots> {
-    Slots::register(SLOTS, WINDOW + block, block).map_err(|error| {
+    Slots::register(SLOTS, WINDOW + block).map_err(|error| {
         let message = format!("could not register buffers with io_uring: {}", system_text(&error));
         let limit = getrlimit(Resource::Memlock).current.map_or("unlimited".into(), |bytes| format!("{bytes} bytes"));
         let needed = locked_bytes(block).div_ceil(1 << 20);
