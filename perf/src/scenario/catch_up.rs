@@ -47,7 +47,7 @@ pub fn cases(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
         runs.push(receive(bench, site, &visit, range)?);
     }
     let about = format!(
-        "{} MiB of finished segments (a part short transactions, the rest bulk loads), without --synchronous, \
+        "{} MiB of finished segments (up to an eighth short transactions, the rest loaded with COPY), without --synchronous, \
          from the start of the process to its end.",
         (range.end - range.first) / MIB
     );
@@ -74,10 +74,12 @@ fn produce(primary: &mut Primary, wanted: u64) -> Result<Range> {
     while primary.flushed()? < first + wanted / 8 && short.elapsed() < Duration::from_secs(5) {
         load.run(Pace::Closed, Duration::from_millis(200))?;
     }
+    let rows = primary.pg_wal().with_file_name("rows").display().to_string();
+    primary.execute(&format!(
+        "COPY (SELECT number, repeat('y', 200) FROM generate_series(1, 30000) AS number) TO '{rows}'"
+    ))?;
     while primary.flushed()? < first + wanted {
-        primary.execute(
-            "INSERT INTO bulk SELECT number, repeat('y', 200) FROM generate_series(1, 30000) AS number",
-        )?;
+        primary.execute(&format!("COPY bulk FROM '{rows}'"))?;
     }
     let end = primary.switch_segment()?;
     primary.execute("TRUNCATE sample, bulk")?;

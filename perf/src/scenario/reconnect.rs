@@ -35,7 +35,7 @@ fn cut_once(scene: &mut Scene) -> Result<Duration> {
     let start = Instant::now();
     scene
         .primary
-        .execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_replication")?;
+        .execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")?;
     client.batch_execute("INSERT INTO sample VALUES (0, 'after')")?;
     Ok(start.elapsed())
 }
