@@ -332,15 +332,6 @@ receiver_kill() {
     receiver_pid=''
 } 2>/dev/null
 
-# CPU time of the receiver so far, user and system, all its threads, in microseconds.
-receiver_cpu_us() {
-    local stat fields
-    stat=$(<"/proc/$receiver_pid/stat")
-    # Behind the name, which may contain blanks, come fields 3 and up; utime and stime are 14 and 15.
-    read -ra fields <<<"${stat##*) }"
-    echo $(((fields[11] + fields[12]) * 1000000 / $(getconf CLK_TCK)))
-}
-
 # ---------------------------------------------------------------------------------------------------------
 # The check
 
@@ -420,8 +411,7 @@ verify_nothing_besides() {
 # ---------------------------------------------------------------------------------------------------------
 # Results
 
-# What the tables and percentiles are is said in report.py.
-latencies() { python3 "$perf_dir/report.py" latencies "$@"; }
+# What the tables are is said in report.py.
 table() { python3 "$perf_dir/report.py" table "$1"; }
 
 # alternate ROUND NAME...: the names in this order in odd rounds, in the opposite one in even rounds, so that

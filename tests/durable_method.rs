@@ -4,8 +4,8 @@ mod common;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use common::postgres::skip;
 use common::receiver::wait_for_streaming;
+use common::skip::skip;
 use common::{Archive, Server, SmallDisk, walring};
 
 const COMMITS: u64 = 20;

@@ -7,7 +7,7 @@ use common::process::Exit;
 use common::receiver::{pg_receivewal_command, walring_command};
 use common::relay::Relay;
 use common::wait::until;
-use common::{Archive, Lsn, Process, Server, pg_receivewal, postgres, program, walring};
+use common::{Archive, Lsn, Process, Server, pg_receivewal, program, walring};
 
 #[test]
 fn verbose_messages_are_those_of_pg_receivewal() {
@@ -111,7 +111,7 @@ fn a_catch_up_shows_its_progress_on_a_terminal() {
     let (server, archive) = (Server::start(), Archive::new());
     let relay = far_behind(&server, &archive);
     let Some(screen) = Screen::probe() else {
-        return postgres::skip("the progress line: the program script gives no pseudo terminal here");
+        return common::skip::skip("the progress line: the program script gives no pseudo terminal here");
     };
     let receiver = screen.show(&through(&relay, &archive));
     screen.wait_for("catching up: ", || {});

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use common::postgres::skip;
 use common::process::Exit;
+use common::skip::skip;
 use common::wait::until;
 use common::{Archive, Process};
 use hdrhistogram::Histogram;

@@ -103,7 +103,7 @@ fn compression_it_cannot_do_yet_is_refused_by_name() {
 #[test]
 fn a_directory_without_direct_io_is_refused_unless_buffered_is_asked_for() {
     let Some(mount) = Ramfs::probe() else {
-        return postgres::skip(
+        return common::skip::skip(
             "a directory without O_DIRECT: no ramfs can be mounted here, or it has O_DIRECT",
         );
     };
@@ -125,7 +125,7 @@ fn a_system_without_io_uring_is_named_with_the_reason() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/without_io_uring.py");
     for (errno, reason) in [("EPERM", "not permitted"), ("ENOSYS", "not implemented")] {
         if !succeeds(Command::new("python3").arg(&script).args([errno, "true"])) {
-            return postgres::skip("io_uring forbidden by seccomp: python3 cannot install a filter here");
+            return common::skip::skip("io_uring forbidden by seccomp: python3 cannot install a filter here");
         }
         let (server, archive) = (Server::start(), Archive::new());
         let walring = walring_command(&server, &archive, &["-n", "--synchronous"]);

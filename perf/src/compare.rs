@@ -81,8 +81,12 @@ fn parse_seconds(text: &str) -> std::result::Result<f64, String> {
 /// Compares, writes the three files, and prints the Markdown.
 pub fn run(options: &Options) -> Result<()> {
     interrupt::listen()?;
-    let comparison = compare(options)?;
+    let (comparison, outcome) = compare(options)?;
     write(&comparison, &options.output)?;
+    if outcome.is_err() {
+        eprintln!("what was measured until then is in {}", options.output.display());
+    }
+    outcome?;
     print!("{}", report::markdown(&comparison));
     eprintln!("written to {}", options.output.display());
     Ok(())
@@ -117,7 +121,8 @@ fn write_reports(comparison: &Comparison, directory: &Path) -> Result<()> {
         .context("write comparison.md")
 }
 
-fn compare(options: &Options) -> Result<Comparison> {
+/// What was measured, and what ended it early.
+fn compare(options: &Options) -> Result<(Comparison, Result<()>)> {
     let (start, started) = (Instant::now(), jiff::Timestamp::now());
     let programs = Programs::find()?;
     let mut plan = plan(options, &programs)?;
@@ -136,12 +141,18 @@ fn compare(options: &Options) -> Result<Comparison> {
     let rounds = plan.rounds;
     let mut bench = Bench::new(&mut plan, &programs);
     let machine = machine::describe(&programs, bench.primary()?)?;
-    let mut disks = Vec::new();
+    let mut disks: Vec<Disk> = sites.iter().map(Site::describe).collect();
+    let mut outcome = Ok(());
     for (index, site) in sites.iter().enumerate() {
-        disks.push(measure_disk(&mut bench, site, kinds_on(&kinds, index))?);
+        let kinds = kinds_on(&kinds, index);
+        outcome = outcome.and_then(|()| measure_disk(&mut bench, site, kinds, &mut disks[index]));
     }
     drop(bench);
-    Ok(Comparison {
+    if let Err(error) = &outcome {
+        plan.skipped
+            .push(format!("The comparison ended early: {error:#}."));
+    }
+    let comparison = Comparison {
         format: FORMAT,
         started: started.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         took_s: start.elapsed().as_secs_f64(),
@@ -151,15 +162,15 @@ fn compare(options: &Options) -> Result<Comparison> {
         receivers,
         disks,
         skipped: plan.skipped,
-    })
+    };
+    Ok((comparison, outcome))
 }
 
-fn measure_disk(bench: &mut Bench, site: &Site, kinds: &[Kind]) -> Result<Disk> {
-    let mut disk = site.describe();
+fn measure_disk(bench: &mut Bench, site: &Site, kinds: &[Kind], disk: &mut Disk) -> Result<()> {
     for &kind in kinds {
         disk.cases.extend(bench.cases(site, kind)?);
     }
-    Ok(disk)
+    Ok(())
 }
 
 /// What is run on the disk with this index: what takes long and depends little on the disk, on the first only.

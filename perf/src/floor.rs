@@ -143,9 +143,9 @@ fn receive(socket: &OwnedFd, mut stream: Stream, end: Option<Lsn>) -> Result<()>
         if stream.ended {
             return ended(&stream, end);
         }
-        let known = end.unwrap_or(stream.server_end).min(stream.server_end);
-        // The heads come on top, so that the stream surely holds as much.
-        let all = known.bytes_since(stream.received) >= READ as u64;
+        // The heads come on top, so that the stream surely holds as much. A commit waits for no such thing.
+        let all =
+            end.is_some_and(|end| end.min(stream.server_end).bytes_since(stream.received) >= READ as u64);
         if all != waits_for_all {
             set_low_water(socket, if all { LOW_WATER } else { 1 });
             waits_for_all = all;

@@ -159,8 +159,7 @@ impl Plan {
 
     fn rounds_of(&self, contender: &Contender, kind: Kind, is_given: bool) -> u32 {
         let is_main = kind == Kind::Commit && is_given;
-        let is_aside = is_variant(contender) || ["walring-off", "floor"].contains(&contender.key);
-        let most = if (is_main && !is_aside) || kind == Kind::CatchUp {
+        let most = if is_main && [BASELINE, "walring"].contains(&contender.key) {
             u32::MAX
         } else {
             3
@@ -202,12 +201,8 @@ fn takes_part(contender: &Contender, kind: Kind, is_given: bool) -> bool {
     match kind {
         Kind::Commit if is_given => true,
         Kind::Commit => [BASELINE, "walring", "standby", "floor"].contains(&key),
-        Kind::OpenLoop if is_given => {
-            [BASELINE, "walring", "walring-spin", "standby", "floor"].contains(&key)
-        }
-        Kind::OpenLoop | Kind::Rollover | Kind::Bulk => {
-            [BASELINE, "walring", "standby", "floor"].contains(&key)
-        }
+        Kind::Rollover | Kind::Bulk if is_given => [BASELINE, "walring", "standby", "floor"].contains(&key),
+        Kind::OpenLoop | Kind::Rollover | Kind::Bulk => [BASELINE, "walring", "floor"].contains(&key),
         Kind::CatchUp => [BASELINE, "walring", "walring-off", "floor"].contains(&key),
         Kind::Boundary | Kind::Reconnect | Kind::StartUp => [BASELINE, "walring"].contains(&key),
     }

@@ -14,12 +14,18 @@ use walring_perf::plan::name_of;
 use walring_perf::primary::Installation;
 use walring_perf::results::{BASELINE, Case, Comparison, FORMAT, Kind, Metric};
 
+/// What cannot be tested here is said at the end.
+#[path = "../../tests/common/skip.rs"]
+mod skip;
+
+use skip::skip;
+
 /// The program, and beside it a walring, which is built if it is not there.
 fn program() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {
         if let Err(error) = Installation::find() {
-            println!("skipped: no comparison: {error}");
+            skip(&format!("comparisons: {error}"));
             return None;
         }
         let program = PathBuf::from(env!("CARGO_BIN_EXE_walring-perf"));

@@ -13,6 +13,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use walring_perf::disk::{EdgeDisk, Error, Profile, Settings};
 
+/// What cannot be tested here is said at the end.
+#[path = "../../tests/common/skip.rs"]
+mod skip;
+
+use skip::skip;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_walring-perf");
 
 fn settings(write_ms: u64, flush_ms: u64) -> Settings {
@@ -35,7 +41,7 @@ fn disk(write_ms: u64, flush_ms: u64) -> Option<EdgeDisk> {
     match EdgeDisk::with(&settings(write_ms, flush_ms)) {
         Ok(disk) => Some(disk),
         Err(Error::Unavailable(why)) => {
-            eprintln!("skipped: {why}");
+            skip(&format!("the emulated disk: {why}"));
             None
         }
         Err(error) => panic!("{error}"),
@@ -264,7 +270,7 @@ fn nothing_is_left_of_one_that_failed_half_way() {
         .expect("the server");
     let said = String::from_utf8_lossy(&server.stdout);
     if said.contains("Unavailable") {
-        return eprintln!("skipped: {said}");
+        return skip(&format!("the emulated disk: {said}"));
     }
     assert!(said.contains("the file system could not be made"), "{said}");
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
@@ -288,7 +294,7 @@ fn nothing_is_left_when_its_owner_is_ended_or_killed() {
             let said = owner.wait_with_output().expect("its end").stderr;
             let said = String::from_utf8_lossy(&said);
             assert!(said.contains("no emulated disk here"), "{said}");
-            return eprintln!("skipped: {said}");
+            return skip(&format!("the emulated disk: {said}"));
         }
         let directory = Path::new(path.trim_end())
             .parent()
@@ -334,6 +340,8 @@ fn another_user_hears_why_there_is_none() {
             );
             assert_eq!(output.status.code(), Some(1));
         }
-        Err(error) => eprintln!("skipped: another user cannot run {PROGRAM}: {error}"),
+        Err(error) => skip(&format!(
+            "the emulated disk: another user cannot run {PROGRAM}: {error}"
+        )),
     }
 }

@@ -22,6 +22,7 @@ mod common {
     pub mod postgres;
     pub mod process;
     pub mod server;
+    pub mod skip;
     pub mod wait;
 }
 
@@ -34,7 +35,7 @@ const STALL: Duration = Duration::from_millis(700);
 fn server() -> Option<Server> {
     let named = std::env::var_os("WALRING_PG").map(PathBuf::from);
     if named.is_none() && !PathBuf::from("/usr/lib/postgresql").is_dir() {
-        common::postgres::skip("the load and the floor: PostgreSQL is not installed");
+        common::skip::skip("the load and the floor: PostgreSQL is not installed");
         return None;
     }
     let server = Server::start();

@@ -5,10 +5,15 @@ mod browser;
 #[path = "report/sample.rs"]
 mod sample;
 
+/// What cannot be tested here is said at the end.
+#[path = "../../tests/common/skip.rs"]
+mod skip;
+
 use std::sync::LazyLock;
 
 use sample::{case, disk, empty, latencies, realistic, run};
 use scraper::{ElementRef, Html, Selector};
+use skip::skip;
 use walring_perf::report;
 use walring_perf::results::{Comparison, Kind, Metric};
 
@@ -347,8 +352,7 @@ fn a_browser_shows_it_without_errors_requests_or_overflow() {
     std::fs::write(&page, &REALISTIC.1).unwrap();
     println!("the page looked at: {}", page.display());
     let Some(browser) = browser::find() else {
-        println!("skipped: no chromium in PATH");
-        return;
+        return skip("the report in a browser: no chromium in PATH");
     };
     for (width, dark) in [(360, false), (390, true), (1280, false)] {
         let seen = browser.open(&REALISTIC.1, width, dark);

@@ -13,6 +13,7 @@ pub mod program;
 pub mod receiver;
 pub mod relay;
 pub mod server;
+pub mod skip;
 pub mod small_disk;
 pub mod stored;
 pub mod wait;

@@ -1,8 +1,7 @@
 //! The installed versions of PostgreSQL (see `tests/postgres.sh`).
 
-use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The programs of one PostgreSQL version.
@@ -24,7 +23,7 @@ impl Installation {
     /// Another version; `None`, and reported as skipped, where it is not installed.
     pub fn version(major: u32) -> Option<Installation> {
         let Some(bin) = std::env::var_os(format!("WALRING_PG_{major}")).map(PathBuf::from) else {
-            skip(&format!("everything on PostgreSQL {major}: it is not installed"));
+            super::skip::skip(&format!("everything on PostgreSQL {major}: it is not installed"));
             return None;
         };
         Some(Installation { bin })
@@ -109,18 +108,6 @@ pub fn clean(mut command: Command) -> Command {
     }
     command.env("LC_ALL", "C");
     command
-}
-
-/// Reports, at the end of `tests/run.sh`, what was not tested and why.
-pub fn skip(what: &str) {
-    let line = format!("skipped: {what}\n");
-    eprint!("{line}");
-    if let Some(dir) = std::env::var_os("WALRING_TEST_DIR") {
-        let path = Path::new(&dir).join("skipped");
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-        file.and_then(|mut file| file.write_all(line.as_bytes()))
-            .expect("note what is skipped");
-    }
 }
 
 fn newest_of_distribution() -> Option<PathBuf> {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::postgres::skip;
+use super::skip::skip;
 
 /// A mounted ext4 image; unmounted, and its loop device given back, when it goes out of scope.
 pub struct SmallDisk {

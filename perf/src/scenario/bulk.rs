@@ -51,6 +51,7 @@ pub fn cases(bench: &mut Bench, site: &Site) -> Result<Vec<Case>> {
 
 fn measure(scene: &mut Scene, load: &mut Load, batches: u32) -> Result<Run> {
     let mut client = scene.primary.connect()?;
+    client.batch_execute("SET statement_timeout = '60s'")?;
     let before = scene.counters()?;
     let start = Instant::now();
     let (samples, bulk) = thread::scope(|scope| {
