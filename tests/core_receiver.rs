@@ -417,18 +417,31 @@ fn commits_that_arrive_during_a_flush_share_the_next_one() {
 }
 
 #[test]
-fn the_socket_rests_while_the_durable_write_of_all_that_was_sent_is_in_flight() {
+fn the_socket_rests_while_a_quick_durable_write_of_all_that_was_sent_is_in_flight() {
+    let (mut world, end) = two_commits(900);
+    world.run_for(Duration::from_micros(5_500));
+    assert!(world.is_armed(), "nothing is known of the disk yet");
+    world.run_for(ms(5));
+    assert!(!world.is_armed());
+    world.run_until_acknowledged(ms(1), end);
+}
+
+#[test]
+fn the_socket_is_read_while_a_slow_durable_write_is_in_flight() {
+    let (mut world, end) = two_commits(10_000);
+    world.run_for(ms(12));
+    assert!(world.is_armed() && world.is_delivered());
+    world.run_until_acknowledged(ms(5 + 10 + 2), end);
+}
+
+/// A commit after 5 ms and one after 10, on a disk whose writes take so many microseconds.
+fn two_commits(disk_us: u64) -> (World, Lsn) {
     let mut stream = Stream::new();
     stream.wait(ms(5)).wal(300).wait(ms(5)).wal(300);
     let mut setup = Setup::new(Durability::Synchronous);
     setup.config.named = true;
-    setup.disk_us = (10_000, 10_000);
-    let mut world = World::new(setup, &stream);
-    world.run_for(ms(4));
-    assert!(world.is_armed());
-    world.run_for(ms(8));
-    assert!(!world.is_armed() && !world.is_delivered());
-    world.run_until_acknowledged(ms(5 + 10 + 1), stream.end);
+    setup.disk_us = (disk_us, disk_us);
+    (World::new(setup, &stream), stream.end)
 }
 
 // ---- catching up ----

@@ -51,6 +51,12 @@ fn dump(installation: &Installation, directory: &Path, start: u64) -> Vec<Line> 
         .arg(Lsn(start).to_string());
     let output = command.output().expect("run pg_waldump");
     let text = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !text.is_empty(),
+        "pg_waldump shows nothing from {}: {said}",
+        Lsn(start)
+    );
     text.lines()
         .filter(|line| line.starts_with("rmgr:"))
         .map(parse)

@@ -143,9 +143,10 @@ fn receive(socket: &OwnedFd, mut stream: Stream, end: Option<Lsn>) -> Result<()>
         if stream.ended {
             return ended(&stream, end);
         }
-        // The heads come on top, so that the stream surely holds as much. A commit waits for no such thing.
-        let all =
-            end.is_some_and(|end| end.min(stream.server_end).bytes_since(stream.received) >= READ as u64);
+        // Beyond the read there must be enough to reach the low water, or the kernel would not wake us for its
+        // last bytes. A commit waits for no such thing.
+        let enough = (READ + LOW_WATER as usize) as u64;
+        let all = end.is_some_and(|end| end.min(stream.server_end).bytes_since(stream.received) >= enough);
         if all != waits_for_all {
             set_low_water(socket, if all { LOW_WATER } else { 1 });
             waits_for_all = all;
