@@ -53,7 +53,7 @@ fn exit_code<E: Display>(done: Result<(), E>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("walring-perf: {error:#}");
+            eprintln!("walring-perf: error: {error:#}");
             ExitCode::FAILURE
         }
     }

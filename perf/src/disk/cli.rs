@@ -48,7 +48,7 @@ pub fn run(args: &DiskArgs) -> u8 {
     match with_disk(args) {
         Ok(code) => code,
         Err(why) => {
-            eprintln!("walring-perf: {why}");
+            eprintln!("walring-perf: error: {why}");
             1
         }
     }
