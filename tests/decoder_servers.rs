@@ -48,7 +48,8 @@ fn dump(installation: &Installation, directory: &Path, start: u64) -> Vec<Line> 
         .arg("-p")
         .arg(directory)
         .arg("-s")
-        .arg(Lsn(start).to_string());
+        .arg(Lsn(start).to_string())
+        .args(segments_from(directory, start));
     let output = command.output().expect("run pg_waldump");
     let text = String::from_utf8_lossy(&output.stdout);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -61,6 +62,21 @@ fn dump(installation: &Installation, directory: &Path, start: u64) -> Vec<Line> 
         .filter(|line| line.starts_with("rmgr:"))
         .map(parse)
         .collect()
+}
+
+/// The name of the segment that holds a position, and that of the last one: pg_waldump learns the segments' size from
+/// them. Left to itself it takes the first file it meets, which may be one that the server has prepared and not written.
+fn segments_from(directory: &Path, position: u64) -> [String; 2] {
+    let entries = std::fs::read_dir(directory).expect("list pg_wal");
+    let segments = entries.filter_map(|entry| {
+        let entry = entry.expect("an entry");
+        let name = entry.file_name().into_string().expect("a name");
+        (name.len() == 24).then(|| (name, entry.metadata().expect("its size").len()))
+    });
+    let (last, size) = segments.max().expect("a segment");
+    let (number, in_id) = (position / size, (1 << 32) / size);
+    let first = format!("00000001{:08X}{:08X}", number / in_id, number % in_id);
+    [first, last]
 }
 
 /// rmgr: Heap  len (rec/tot):  54/  154, tx:  734, lsn: 0/01530A58, prev 0/01530A20, desc: ...
