@@ -78,7 +78,7 @@ impl Programs {
         let walring = named.unwrap_or_else(|| own.with_file_name("walring"));
         if !walring.is_file() {
             bail!(
-                "no {}: build it (cargo build --release --workspace), or set WALRING to a walring",
+                "no {}: build it (cargo build --release), or set WALRING to a walring",
                 walring.display()
             );
         }
@@ -178,14 +178,14 @@ fn catalogue() -> Vec<Contender> {
             ours,
             &["--spin-us", "auto"],
             "walring, spinning",
-            "Looks for work a moment longer before it sleeps.",
+            "Waits for the next commit without sleeping, where that shortens waits.",
         ),
         contender(
             "walring-dsync",
             ours,
             &["--durable-method=dsync"],
             "walring, dsync",
-            "Durable by writing to a file opened with O_DSYNC.",
+            "Durable by one write that is durable when it ends (RWF_DSYNC).",
         ),
         contender(
             "walring-fdatasync",
