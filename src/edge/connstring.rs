@@ -270,6 +270,11 @@ fn check(keyword: &str, before: &[(String, String)]) -> Result<()> {
     if settings::is_known(keyword) {
         return Ok(());
     }
+    if keyword.contains('@') {
+        // It may hold a password, too.
+        let error = Error::usage(settings::unknown("..."));
+        return Err(error.with_hint("A URI begins with \"postgresql://\"."));
+    }
     let keyword = shown(keyword, before);
     Err(usage_behind(before, settings::unknown(keyword)))
 }
@@ -406,6 +411,7 @@ mod tests {
             "host=h password=my secret=1",
             "password=my host=h secret host=h",
             "password='my secret",
+            "u:secret@h?sslmode=disable",
         ] {
             let error = parse(text).unwrap_err();
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
