@@ -1,5 +1,6 @@
 //! The `walring` program; everything it does is in the library.
 
+use std::alloc::System;
 use std::future::Future;
 use std::io;
 use std::process::ExitCode;
@@ -10,6 +11,12 @@ use walring::edge::{inspect, logging, probe, receive, top, verify};
 use walring::error::{Error, Result};
 use walring::ring::setup;
 use walring::ring::stop::Stop;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Memory is zeroed when it is given back: no copy of a password outlives its use, whoever made it. The WAL's own
+/// memory is not allocated here ([`walring::ring::buffer`]).
+#[global_allocator]
+static MEMORY: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os()) {

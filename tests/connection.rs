@@ -76,7 +76,7 @@ fn socket(server: &Server, settings: &str) -> String {
 
 fn resolve(dbname: &str) -> Result<Conninfo> {
     let explicit = Explicit {
-        dbname: Some(dbname.to_owned()),
+        dbname: Some(dbname.to_owned().into()),
         program_name: "walring-test".to_owned(),
         ..Explicit::default()
     };

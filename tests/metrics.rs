@@ -502,6 +502,63 @@ fn garbage_is_refused_and_harms_nobody() {
 }
 
 #[test]
+fn a_request_that_drips_is_cut_off() {
+    let (server, archive) = (Server::start(), Archive::new());
+    let (_receiver, http) = observed(&server, &archive);
+    let mut slow = http.connect();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nX: ")
+        .expect("begin a request");
+    until("the connection ends although something comes", || {
+        slow.write_all(b"y").err()
+    });
+    assert_eq!(http.get("/healthz").code, 200);
+}
+
+#[test]
+fn thousands_of_bad_clients_cost_neither_memory_nor_the_stream() {
+    let (server, archive) = (Server::start(), Archive::new());
+    let (receiver, http) = observed(&server, &archive);
+    server.sql("create table t (i int)");
+    let many_headers = format!("GET / HTTP/1.1\r\n{}", "X: y\r\n".repeat(5_000));
+    let long_header = format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(100_000));
+    let pipelined = "GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n".repeat(200);
+    let requests: [&[u8]; 8] = [
+        b"",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        b"GET /metrics HTTP/1.1\r\nHost:",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03",
+        b"POST / HTTP/1.1\r\nContent-Length: 999999999999\r\n\r\nabc",
+        many_headers.as_bytes(),
+        long_header.as_bytes(),
+        pipelined.as_bytes(),
+    ];
+    assert_eq!(http.get("/metrics").code, 200);
+    let (memory, descriptors) = (memory_kib(&receiver), sockets(&receiver));
+    for round in 0..30 {
+        // None of them reads an answer, and all are there until the round is over.
+        let _clients: Vec<TcpStream> = (0..100)
+            .map(|client| {
+                let mut socket = http.connect();
+                // The other side may have closed long before all is sent.
+                let _ = socket.write_all(requests[client % requests.len()]);
+                socket
+            })
+            .collect();
+        server.sql(&format!("insert into t values ({round})"));
+        assert_eq!(http.get("/healthz").code, 200, "in round {round}");
+        assert!(sockets(&receiver) < 50, "in round {round}");
+    }
+    server.wait_flushed(server.flush_lsn());
+    let grown = memory_kib(&receiver).saturating_sub(memory);
+    assert!(grown < 16 << 10, "{grown} KiB more");
+    until("no socket is left over", || {
+        let left = sockets(&receiver);
+        (left <= descriptors + 1).then_some(())
+    });
+    receiver.stop();
+}
+
+#[test]
 fn commits_go_on_while_somebody_scrapes_without_pause() {
     let (server, archive) = (Server::start(), Archive::new());
     let (_receiver, http) = observed(&server, &archive);
@@ -554,6 +611,15 @@ fn threads(process: &Process) -> Vec<String> {
         .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
         .map(|name| name.trim().to_owned())
         .collect()
+}
+
+/// The most memory that a program has had, in KiB.
+fn memory_kib(process: &Process) -> u64 {
+    let status = format!("/proc/{}/status", process.pid().as_raw_nonzero());
+    let status = std::fs::read_to_string(status).expect("read the status of a process");
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = most.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.expect("a number of KiB")
 }
 
 /// How many sockets a program has.

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use common::login::server_asking_for;
 use common::process::Exit;
 use common::receiver::wait_for_streaming;
 use common::relay::Relay;
@@ -57,7 +58,7 @@ fn options_override_the_connection_string() {
 
 #[test]
 fn passwords_are_given_in_the_way_the_server_asks_for() {
-    let server = server_asking_for_passwords();
+    let server = server_asking_for("secret ü");
     for user in ["clear", "md5", "scram"] {
         let archive = Archive::new();
         let right = log_in(&server, &archive, user, Some("secret ü"));
@@ -71,7 +72,7 @@ fn passwords_are_given_in_the_way_the_server_asks_for() {
 
 #[test]
 fn a_missing_password_is_an_error_when_asking_is_forbidden() {
-    let server = server_asking_for_passwords();
+    let server = server_asking_for("secret ü");
     let archive = Archive::new();
     let exit = log_in(&server, &archive, "scram", None);
     assert_eq!(exit.code, Some(1), "{exit:#?}");
@@ -344,27 +345,6 @@ fn receive_up_to_now(
     command.args(["-n", "--endpos", &now]);
     connection(&mut command);
     Process::spawn(command).finish()
-}
-
-/// On TCP the users `clear`, `md5` and `scram` log in with the password `secret ü`, each in its way.
-fn server_asking_for_passwords() -> Server {
-    let server = Server::start();
-    server.sql("set password_encryption = 'md5'; create role md5 replication login password 'secret ü'");
-    server.sql("create role scram replication login password 'secret ü'");
-    server.sql("create role clear replication login password 'secret ü'");
-    server.set_hba(
-        "local all all trust\n\
-         host replication clear 127.0.0.1/32 password\n\
-         host replication md5 127.0.0.1/32 md5\n\
-         host replication scram 127.0.0.1/32 scram-sha-256\n",
-    );
-    until("the rules are loaded", || {
-        server
-            .log()
-            .contains("reloading configuration files")
-            .then_some(())
-    });
-    server
 }
 
 fn log_in(server: &Server, archive: &Archive, user: &str, password: Option<&str>) -> Exit {

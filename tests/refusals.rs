@@ -235,22 +235,3 @@ fn mounted(unshare: &[&str], directory: &Archive, script: &str) -> Command {
         .args(["--propagation", "private", "sh", "-c", &mount]);
     command
 }
-
-/// One command as the argument of another.
-fn wrap(mut outer: Command, arguments: &[&str], inner: &Command) -> Command {
-    outer
-        .args(arguments)
-        .arg(inner.get_program())
-        .args(inner.get_args());
-    for (name, value) in inner.get_envs() {
-        match value {
-            Some(value) => outer.env(name, value),
-            None => outer.env_remove(name),
-        };
-    }
-    outer
-}
-
-fn succeeds(command: &mut Command) -> bool {
-    command.output().is_ok_and(|output| output.status.success())
-}

@@ -75,7 +75,7 @@ pub fn run(options: &Options) -> Result<()> {
 /// the stream begins and up to which the server had WAL.
 fn start(runtime: &Runtime, options: &Options) -> Result<(OwnedFd, Vec<u8>, (Lsn, Lsn))> {
     let explicit = Explicit {
-        dbname: Some(options.dbname.clone()),
+        dbname: Some(options.dbname.clone().into()),
         program_name: "walring-floor".to_owned(),
         ..Explicit::default()
     };

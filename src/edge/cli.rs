@@ -15,6 +15,7 @@ mod verify;
 use self::arguments::Arguments;
 pub use self::probe::ProbeOptions;
 pub use self::top::TopOptions;
+use super::connstring::ConnectionString;
 use super::directory;
 use super::logging::LogFormat;
 use super::password::PromptMode;
@@ -122,7 +123,7 @@ pub struct LogOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionOptions {
     /// A connection string: keywords and values, or a URI.
-    pub dbname: Option<String>,
+    pub dbname: Option<ConnectionString>,
     /// Host name or socket directory.
     pub host: Option<String>,
     /// Port, not validated here.
@@ -475,7 +476,7 @@ fn command(arguments: Arguments, values: Values, called: &Invocation) -> Command
 
 fn connection(arguments: &Arguments, called: &Invocation) -> ConnectionOptions {
     ConnectionOptions {
-        dbname: arguments.dbname.clone(),
+        dbname: arguments.dbname.clone().map(ConnectionString::from),
         host: arguments.host.clone(),
         port: arguments.port.clone(),
         username: arguments.username.clone(),

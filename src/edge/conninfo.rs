@@ -4,13 +4,12 @@
 //! PostgreSQL has compiled in. Within the string the last value of a keyword wins, and an empty
 //! value says nothing. Source: `GetConnection` of PostgreSQL's pg_receivewal, and libpq.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::unistd::{User, geteuid};
 
-use crate::edge::connstring;
+use crate::edge::connstring::{self, ConnectionString};
 use crate::edge::hosts::{self, Host};
 use crate::edge::passfile::{self, Wanted};
 use crate::edge::password::Password;
@@ -31,10 +30,10 @@ const SESSION_VARIABLES: [(&str, &str); 3] = [
 ];
 
 /// What the command line says about the connection.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Explicit {
     /// `-d`: a connection string, a URI or the plain name of a database.
-    pub dbname: Option<String>,
+    pub dbname: Option<ConnectionString>,
     /// `-h`.
     pub host: Option<String>,
     /// `-p`; a string, for libpq is who checks it.
@@ -43,18 +42,6 @@ pub struct Explicit {
     pub username: Option<String>,
     /// The name the program was called by: the application name unless another is given.
     pub program_name: String,
-}
-
-/// Leaves out `dbname`, which may hold a password.
-impl fmt::Debug for Explicit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Explicit")
-            .field("host", &self.host)
-            .field("port", &self.port)
-            .field("username", &self.username)
-            .field("program_name", &self.program_name)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Everything needed to connect. `Debug` does not show the password.
@@ -123,7 +110,8 @@ impl Conninfo {
 
 fn gather(explicit: &Explicit, env: &dyn Fn(&str) -> Option<String>) -> Result<Settings> {
     let mut settings = Settings::default();
-    for (keyword, value) in connstring::parse(explicit.dbname.as_deref().unwrap_or(""))? {
+    for (keyword, value) in connstring::parse(explicit.dbname.as_ref().map_or("", ConnectionString::as_str))?
+    {
         settings.set(&keyword, &value)?;
     }
     let options = [
@@ -236,7 +224,7 @@ mod tests {
 
     fn given(dbname: &str) -> Explicit {
         Explicit {
-            dbname: Some(dbname.to_owned()),
+            dbname: Some(dbname.to_owned().into()),
             program_name: "walring".to_owned(),
             ..Explicit::default()
         }

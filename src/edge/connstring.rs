@@ -3,12 +3,42 @@
 //! Source: PostgreSQL doc libpq.sgml, "Connection Strings". Messages about a URI do not repeat the
 //! URI, as libpq's do: it may hold a password, and messages end up in logs.
 
+use std::fmt;
 use std::iter::Peekable;
 use std::str::Chars;
 
+use crate::edge::settings;
 use crate::error::{Error, Result};
 
-/// Settings in the order given; keywords are not checked here.
+/// What `-d` was given. `Debug` does not show it, for it may hold a password.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ConnectionString(String);
+
+impl ConnectionString {
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a password is in it.
+    pub fn holds_secret(&self) -> bool {
+        parse(&self.0).is_ok_and(|pairs| has_secret(&pairs))
+    }
+}
+
+impl From<String> for ConnectionString {
+    fn from(text: String) -> ConnectionString {
+        ConnectionString(text)
+    }
+}
+
+impl fmt::Debug for ConnectionString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConnectionString(_)")
+    }
+}
+
+/// Settings in the order given; every keyword is known.
 pub type Pairs = Vec<(String, String)>;
 
 const URI_SCHEMES: [&str; 2] = ["postgresql://", "postgres://"];
@@ -39,10 +69,13 @@ fn parse_keyword_list(text: &str) -> Result<Pairs> {
         }
         skip_blanks(&mut rest);
         if rest.next_if_eq(&'=').is_none() {
-            return Err(Error::usage(format!(
-                "missing \"=\" after \"{keyword}\" in connection info string"
-            )));
+            let keyword = shown(&keyword, &pairs);
+            return Err(usage_behind(
+                &pairs,
+                format!("missing \"=\" after \"{keyword}\" in connection info string"),
+            ));
         }
+        check(&keyword, &pairs)?;
         skip_blanks(&mut rest);
         let value = if rest.next_if_eq(&'\'').is_some() {
             quoted_value(&mut rest)?
@@ -88,18 +121,19 @@ fn is_blank(c: char) -> bool {
 
 /// Parses what follows the scheme: `[user[:password]@][host][:port][,...][/dbname][?name=value&...]`.
 fn parse_uri(text: &str) -> Result<Pairs> {
-    let mut pairs = Pairs::new();
+    let (mut identity, mut pairs) = (Pairs::new(), Pairs::new());
     let mut rest = text;
     if let Some(end) = text.find(['@', '/']).filter(|end| text[*end..].starts_with('@')) {
         let (user, password) = text[..end].split_once(':').unwrap_or((&text[..end], ""));
-        pairs.push(("user".to_owned(), percent_decoded(user)?));
-        pairs.push(("password".to_owned(), percent_decoded(password)?));
+        identity.push(("user".to_owned(), percent_decoded(user)?));
+        identity.push(("password".to_owned(), percent_decoded(password)?));
         rest = &text[end + 1..];
     }
 
     let (mut hosts, mut ports) = (Vec::new(), Vec::new());
     loop {
         let (host, port, behind) = parse_uri_host(rest)?;
+        check_uri_host(host, port, behind)?;
         hosts.push(percent_decoded(host)?);
         ports.push(percent_decoded(port)?);
         match behind.strip_prefix(',') {
@@ -120,10 +154,11 @@ fn parse_uri(text: &str) -> Result<Pairs> {
     }
     if let Some(parameters) = rest.strip_prefix('?').filter(|text| !text.is_empty()) {
         for parameter in parameters.split('&') {
-            pairs.push(parse_uri_parameter(parameter)?);
+            pairs.push(parse_uri_parameter(parameter, &pairs)?);
         }
     }
-    Ok(pairs)
+    identity.append(&mut pairs);
+    Ok(identity)
 }
 
 /// Splits off one host with its port: host, port (both still encoded), what follows.
@@ -151,22 +186,33 @@ fn parse_uri_host(text: &str) -> Result<(&str, &str, &str)> {
     Ok((host, port, behind))
 }
 
-fn parse_uri_parameter(text: &str) -> Result<(String, String)> {
+/// What looks like a host may be the end of a password that was not encoded: it is not repeated.
+fn check_uri_host(host: &str, port: &str, behind: &str) -> Result<()> {
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    if host.contains('@') || (!is_number && behind.contains('@')) {
+        return Err(Error::usage("unexpected \"@\" in host or port of URI")
+            .with_hint("In a password, \"@\" is written %40 and \"/\" %2F."));
+    }
+    Ok(())
+}
+
+fn parse_uri_parameter(text: &str, before: &[(String, String)]) -> Result<(String, String)> {
     let (keyword, value) = text.split_once('=').ok_or_else(|| {
-        Error::usage(format!(
-            "missing key/value separator \"=\" in URI query parameter: \"{text}\""
-        ))
+        let text = shown(text, before);
+        let message = format!("missing key/value separator \"=\" in URI query parameter: \"{text}\"");
+        usage_behind(before, message)
     })?;
     if value.contains('=') {
-        return Err(Error::usage(format!(
-            "extra key/value separator \"=\" in URI query parameter: \"{keyword}\""
-        )));
+        let keyword = shown(keyword, before);
+        let message = format!("extra key/value separator \"=\" in URI query parameter: \"{keyword}\"");
+        return Err(usage_behind(before, message));
     }
     let (keyword, value) = (percent_decoded(keyword)?, percent_decoded(value)?);
     // JDBC's way to say it, which libpq accepts.
     if keyword == "ssl" && value == "true" {
         return Ok(("sslmode".to_owned(), "require".to_owned()));
     }
+    check(&keyword, before)?;
     Ok((keyword, value))
 }
 
@@ -193,6 +239,44 @@ fn percent_decoded(text: &str) -> Result<String> {
         rest = &behind[2..];
     }
     String::from_utf8(bytes).map_err(|_| Error::usage("percent-encoded value in URI is not valid UTF-8"))
+}
+
+/// Whether a value is not to be shown.
+fn has_secret(pairs: &[(String, String)]) -> bool {
+    let secrets = ["password", "sslpassword", "oauth_client_secret"];
+    pairs
+        .iter()
+        .any(|(keyword, value)| secrets.contains(&keyword.as_str()) && !value.is_empty())
+}
+
+/// A piece of the text for a message; behind a password that was not written as it should be it may be a part of that.
+fn shown<'a>(piece: &'a str, before: &[(String, String)]) -> &'a str {
+    if has_secret(before) { "..." } else { piece }
+}
+
+/// An error in the text, with a hint where the password before it may be the reason.
+fn usage_behind(before: &[(String, String)], message: String) -> Error {
+    let error = Error::usage(message);
+    if !has_secret(before) {
+        return error;
+    }
+    error.with_hint(
+        "What follows the password is not shown. One with blanks is written in quotes, in a URI with %20.",
+    )
+}
+
+/// Whether there is such an option.
+fn check(keyword: &str, before: &[(String, String)]) -> Result<()> {
+    if settings::is_known(keyword) {
+        return Ok(());
+    }
+    if keyword.contains('@') {
+        // It may hold a password, too.
+        let error = Error::usage(settings::unknown("..."));
+        return Err(error.with_hint("A URI begins with \"postgresql://\"."));
+    }
+    let keyword = shown(keyword, before);
+    Err(usage_behind(before, settings::unknown(keyword)))
 }
 
 #[cfg(test)]
@@ -308,9 +392,41 @@ mod tests {
             "postgresql://u:secret@[::1",
             "postgresql://u:secret%@h",
             "postgres://u:secret@[]",
+            "postgresql://u:my/secret@h",
+            "postgresql://u:secret/my@h",
+            "postgresql://u:my@secret@h",
+            "postgresql://h?password=my&secret",
+            "postgresql://h?password=my&secret=1",
+            "postgresql://h?password=my&a=secret=1",
         ] {
             let error = parse(text).unwrap_err();
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn no_message_about_a_list_shows_what_may_be_a_part_of_its_password() {
+        for text in [
+            "password=my secret",
+            "host=h password=my secret=1",
+            "password=my host=h secret host=h",
+            "password='my secret",
+            "u:secret@h?sslmode=disable",
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+        }
+        let error = parse("hots=h password=secret").unwrap_err();
+        assert_eq!(error.to_string(), "invalid connection option \"hots\"");
+    }
+
+    #[test]
+    fn a_connection_string_is_not_shown() {
+        let text = |text: &str| ConnectionString::from(text.to_owned());
+        assert!(!format!("{:?}", text("password=secret")).contains("secret"));
+        assert!(text("password=secret").holds_secret());
+        assert!(text("postgresql://u:secret@h").holds_secret());
+        assert!(!text("postgresql://u@h").holds_secret());
+        assert!(!text("host=h password=''").holds_secret());
     }
 }

@@ -25,7 +25,7 @@ pub struct Wanted<'a> {
 /// The password of the first line that matches.
 ///
 /// A file that is missing says nothing. One that others may read, or that is no plain file, is left
-/// alone with a warning, as libpq does.
+/// alone with a warning, as libpq does; a credential of systemd's may be readable by its group.
 pub fn look_up(path: &Path, wanted: &Wanted<'_>) -> Option<Password> {
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -45,7 +45,8 @@ pub fn look_up(path: &Path, wanted: &Wanted<'_>) -> Option<Password> {
         tracing::warn!("password file \"{}\" is not a plain file", path.display());
         return None;
     }
-    if metadata.permissions().mode() & 0o077 != 0 {
+    let forbidden = if is_credential(path) { 0o037 } else { 0o077 };
+    if metadata.permissions().mode() & forbidden != 0 {
         tracing::warn!(
             "password file \"{}\" has group or world access; permissions should be u=rw (0600) or less",
             path.display()
@@ -62,6 +63,13 @@ pub fn look_up(path: &Path, wanted: &Wanted<'_>) -> Option<Password> {
         return None;
     }
     find(&text, wanted)
+}
+
+/// Whether systemd has put the file there (`LoadCredential=`): those look as if their group could read them, because
+/// the service's user is let in by an access control list. Their directory is closed to everybody else.
+fn is_credential(path: &Path) -> bool {
+    std::env::var_os("CREDENTIALS_DIRECTORY")
+        .is_some_and(|directory| path.parent() == Some(Path::new(&directory)))
 }
 
 fn find(text: &[u8], wanted: &Wanted<'_>) -> Option<Password> {

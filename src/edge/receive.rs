@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::cli::{ConnectionOptions, ReceiveOptions, SlotOptions};
 use super::connection::Connection;
 use super::conninfo::{Conninfo, Explicit};
+use super::connstring::ConnectionString;
 use super::directory::Directory;
+use super::exposure;
 use super::histogram_log::HistogramLog;
 use super::hosts::Host;
 use super::logging;
@@ -21,7 +23,7 @@ use super::summary::Summary;
 use super::supervisor;
 use crate::core::lsn::Lsn;
 use crate::core::telemetry::{Activity, Telemetry, Upstream};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, system_text};
 use crate::ring::setup;
 use crate::ring::stop::Stop;
 
@@ -228,5 +230,23 @@ fn connection_settings(options: &ConnectionOptions) -> Result<Conninfo> {
         username: options.username.clone(),
         program_name: options.program_name.clone(),
     };
-    Conninfo::resolve(&explicit, &|name| std::env::var(name).ok())
+    let info = Conninfo::resolve(&explicit, &|name| std::env::var(name).ok())?;
+    hide_passwords(options.dbname.as_ref());
+    Ok(info)
+}
+
+/// Overwrites passwords where others could read them; nobody reads them there again.
+fn hide_passwords(dbname: Option<&ConnectionString>) {
+    let text = dbname.filter(|text| text.holds_secret());
+    if let Some(Err(error)) = text.map(|text| exposure::hide_argument(text.as_str())) {
+        warn!(
+            hint = "Put it into a password file.",
+            "others can see the password on the command line: could not hide it: {}",
+            system_text(&error)
+        );
+    }
+    // Where this fails, only the same user and root can read it, as is usual.
+    if std::env::var_os("PGPASSWORD").is_some() {
+        let _ = exposure::hide_variable();
+    }
 }

@@ -62,6 +62,19 @@ const OPTIONS: &[(&str, Option<&str>)] = &[
     ("user", Some("PGUSER")),
 ];
 
+/// libpq's old spelling of `sslmode`.
+const REQUIRE_SSL: &str = "requiressl";
+
+/// Whether libpq knows the option.
+pub fn is_known(keyword: &str) -> bool {
+    keyword == REQUIRE_SSL || OPTIONS.iter().any(|(name, _)| *name == keyword)
+}
+
+/// libpq's words for an option that it does not know.
+pub fn unknown(keyword: &str) -> String {
+    format!("invalid connection option \"{keyword}\"")
+}
+
 /// The values given for connection options, in the order of precedence they were set in.
 ///
 /// Has no `Debug`: one of the values may be a password.
@@ -73,9 +86,9 @@ pub struct Settings {
 impl Settings {
     /// Sets an option; a later value replaces an earlier one, and an empty one says nothing.
     ///
-    /// `requiressl` is libpq's old spelling of `sslmode`. Fails for a keyword libpq does not know.
+    /// Fails for a keyword libpq does not know.
     pub fn set(&mut self, keyword: &str, value: &str) -> Result<()> {
-        if keyword == "requiressl" {
+        if keyword == REQUIRE_SSL {
             let mode = if value.starts_with('1') {
                 "require"
             } else {
@@ -86,7 +99,7 @@ impl Settings {
         let (keyword, _) = OPTIONS
             .iter()
             .find(|(name, _)| *name == keyword)
-            .ok_or_else(|| Error::usage(format!("invalid connection option \"{keyword}\"")))?;
+            .ok_or_else(|| Error::usage(unknown(keyword)))?;
         if !value.is_empty() {
             self.values.insert(keyword, value.to_owned());
         }

@@ -27,6 +27,26 @@ pub struct Exit {
     pub stderr: Vec<String>,
 }
 
+/// One command as the argument of another.
+pub fn wrap(mut outer: Command, arguments: &[&str], inner: &Command) -> Command {
+    outer
+        .args(arguments)
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
+}
+
+/// Whether a command can be run and succeeds.
+pub fn succeeds(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
+
 impl Process {
     /// Starts a command and collects what it says.
     pub fn spawn(mut command: Command) -> Process {
