@@ -336,17 +336,13 @@ impl Primary {
 
     fn wait_until_ready(&mut self) -> Result<()> {
         let config = format!("{} options='-c synchronous_commit=local'", self.load_config());
-        self.wait_until(
-            READY_LIMIT,
-            "the primary accepts connections",
-            |primary| {
-                if let Some(status) = primary.postmaster.try_wait()? {
-                    bail!("the primary did not start ({status}): {}", primary.log_tail());
-                }
-                primary.control = Client::connect(&config, NoTls).ok();
-                Ok(primary.control.is_some())
-            },
-        )
+        self.wait_until(READY_LIMIT, "the primary accepts connections", |primary| {
+            if let Some(status) = primary.postmaster.try_wait()? {
+                bail!("the primary did not start ({status}): {}", primary.log_tail());
+            }
+            primary.control = Client::connect(&config, NoTls).ok();
+            Ok(primary.control.is_some())
+        })
     }
 }
 

@@ -89,8 +89,10 @@ pub struct Options {
 
 fn parse_time(text: &str) -> std::result::Result<Duration, String> {
     let time: jiff::SignedDuration = text.parse().map_err(|_| "not a time such as 65m".to_owned())?;
-    let time = Duration::try_from(time).map_err(|_| "a negative time".to_owned())?;
-    if time.is_zero() { Err("no time at all".to_owned()) } else { Ok(time) }
+    match Duration::try_from(time) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("not a time that passes".to_owned()),
+    }
 }
 
 /// Runs it, writes and prints what came of it; an error if anything was wrong.
@@ -99,8 +101,11 @@ pub fn run(options: &Options) -> Result<()> {
     let mut course = Course::begin(options)?;
     let outcome = course.run().and_then(|()| course.end());
     let summary = course.summary(outcome.as_ref().err());
-    std::fs::write(options.out.join("soak.json"), serde_json::to_string_pretty(&summary)?)
-        .context("write soak.json")?;
+    std::fs::write(
+        options.out.join("soak.json"),
+        serde_json::to_string_pretty(&summary)?,
+    )
+    .context("write soak.json")?;
     let markdown = summary.markdown();
     std::fs::write(options.out.join("soak.md"), &markdown).context("write soak.md")?;
     print!("{markdown}");
@@ -203,10 +208,11 @@ impl Course<'_> {
             bail!("commits did not return within a minute");
         }
         self.scene.load = None;
+        // What the server writes by itself after this may not have been received when the receivers end.
+        let end = self.scene.primary.flushed()?;
         self.scene.wait_until_streaming()?;
         self.observers.stop();
         self.check()?;
-        let end = self.scene.primary.flushed()?;
         self.scene.end_receivers(end)?;
         self.restored = Some(self.restore()?);
         let seen = lock(&self.observers.seen);
@@ -222,7 +228,10 @@ impl Course<'_> {
         let scene = &mut self.scene;
         let copies = scene.copies.path();
         lock(&scene.archives[scene::RECEIVER]).copy_rest(copies)?;
-        let backup = scene.backup.take().ok_or_else(|| anyhow!("there is no base backup"))?;
+        let backup = scene
+            .backup
+            .take()
+            .ok_or_else(|| anyhow!("there is no base backup"))?;
         let mut restored = backup.restore(&scene.programs.installation, copies, &scene.primary)?;
         restore::check_commits(&mut restored, &self.traffic.shared())
     }
@@ -286,7 +295,10 @@ fn possible(options: &Options, scene: &Scene) -> Result<Vec<Fault>> {
     let can_fill = scene.disk.is_some();
     if !options.faults.is_empty() {
         if options.faults.contains(&Fault::FullDisk) && !can_fill {
-            bail!("the fault full-disk needs an emulated disk; here is {}", scene.disk_about);
+            bail!(
+                "the fault full-disk needs an emulated disk; here is {}",
+                scene.disk_about
+            );
         }
         return Ok(options.faults.clone());
     }
@@ -294,5 +306,7 @@ fn possible(options: &Options, scene: &Scene) -> Result<Vec<Fault>> {
         eprintln!("the fault full-disk is left out: {}", scene.disk_about);
     }
     let all = Fault::value_variants().iter().copied();
-    Ok(all.filter(|fault| can_fill || *fault != Fault::FullDisk).collect())
+    Ok(all
+        .filter(|fault| can_fill || *fault != Fault::FullDisk)
+        .collect())
 }

@@ -93,17 +93,22 @@ fn every_fault_is_survived_and_a_restore_has_every_acknowledged_commit() {
     let summary = trial.summary();
     assert_eq!(summary.failure, None);
     assert!(summary.commits > 0 && summary.wal_bytes > 0, "{summary:?}");
-    // One that was under way when the load ended counts in the ledger and not among those that were noted.
     assert_eq!(summary.restored, Some(summary.commits), "{summary:?}");
     assert!(summary.faults.len() >= 14, "{summary:?}");
-    assert!(summary.receivers.iter().all(|held| held.segments > 0), "{summary:?}");
+    assert!(
+        summary.receivers.iter().all(|held| held.segments > 0),
+        "{summary:?}"
+    );
     assert_eq!(summary.receivers[1].starts, 1, "the witness was started again");
     assert!(summary.receivers[0].starts > 2, "{summary:?}");
     if stderr(&output).contains("full-disk is left out") {
         skip("a soak with a full disk: no emulated disk here");
     } else {
         let told: u64 = summary.receivers.iter().map(|held| held.full_disks).sum();
-        assert!(told > 0, "no receiver noticed that its disk was full: {summary:?}");
+        assert!(
+            told > 0,
+            "no receiver noticed that its disk was full: {summary:?}"
+        );
     }
     let markdown = fs::read_to_string(trial.results().join("soak.md")).expect("the Markdown");
     assert_eq!(String::from_utf8_lossy(&output.stdout), markdown);
@@ -155,7 +160,11 @@ fn a_receiver_that_ends_by_itself_fails_it() {
 fn ctrl_c_leaves_the_results_so_far_and_nothing_else() {
     let Some(program) = program() else { return };
     let mut trial = Trial::new(program, &["--for=10m"]);
-    trial.command.stderr(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    trial
+        .command
+        .stderr(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group(0);
     let child = trial.command.spawn().expect("start it");
     wait_for(|| trial.results().join("receiver.log").exists());
     wait_for(|| children(&child).len() >= 3);
@@ -166,7 +175,10 @@ fn ctrl_c_leaves_the_results_so_far_and_nothing_else() {
     let output = child.wait_with_output().expect("its end");
     assert_eq!(output.status.code(), Some(1));
     for pid in before {
-        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} still runs");
+        assert!(
+            !Path::new(&format!("/proc/{pid}")).exists(),
+            "process {pid} still runs"
+        );
     }
     trial.assert_nothing_is_left();
     assert!(String::from_utf8_lossy(&output.stdout).contains("interrupted"));

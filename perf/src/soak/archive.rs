@@ -203,7 +203,10 @@ mod tests {
         assert_eq!(trial.archive.compared(), 8 * SEGMENT);
         assert_eq!((trial.archive.segments, trial.archive.most_files), (5, 6));
         assert_eq!((trial.count("stored"), trial.count("copies")), (3, 5));
-        trial.archive.copy_rest(&trial.home.path().join("copies")).unwrap();
+        trial
+            .archive
+            .copy_rest(&trial.home.path().join("copies"))
+            .unwrap();
         assert_eq!(trial.count("copies"), 6);
     }
 

@@ -163,7 +163,11 @@ impl Scene {
         let mut pids = vec![postmaster];
         signal_all(&pids, Signal::STOP);
         let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))?;
-        pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        pids.extend(
+            children
+                .split_whitespace()
+                .filter_map(|pid| pid.parse::<u32>().ok()),
+        );
         signal_all(&pids, Signal::STOP);
         let paused = pause(moment);
         signal_all(&pids, Signal::CONT);

@@ -22,7 +22,8 @@ const ARCHIVE_EVERY: Duration = Duration::from_millis(500);
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 
 /// How far both receivers say they have stored the WAL.
-const CLAIMS: &str = "SELECT application_name, (flush_lsn - '0/0')::int8 FROM pg_stat_replication WHERE flush_lsn IS NOT NULL";
+const CLAIMS: &str =
+    "SELECT application_name, (flush_lsn - '0/0')::int8 FROM pg_stat_replication WHERE flush_lsn IS NOT NULL";
 
 /// What was seen so far.
 #[derive(Default)]
@@ -51,11 +52,19 @@ pub struct Observers {
 
 impl Observers {
     /// Starts them. Latencies are summed up over `interval`.
-    pub fn start(scene: &Scene, load: &Arc<Shared>, interval: Duration, faults: &Arc<AtomicU32>) -> Observers {
+    pub fn start(
+        scene: &Scene,
+        load: &Arc<Shared>,
+        interval: Duration,
+        faults: &Arc<AtomicU32>,
+    ) -> Observers {
         let stopped = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Seen::default()));
         let archiver = Archiver {
-            config: format!("{} options='-c synchronous_commit=local'", scene.primary.load_config()),
+            config: format!(
+                "{} options='-c synchronous_commit=local'",
+                scene.primary.load_config()
+            ),
             load: Arc::clone(load),
             archives: scene.archives.clone(),
             names: scene.receivers.each_ref().map(|receiver| receiver.name),
@@ -209,7 +218,10 @@ impl Watcher {
         for (process, samples) in self.processes.iter().zip(&mut seen.samples) {
             let pid = process.load(Ordering::SeqCst);
             // It may just have ended.
-            if let Some(footprint) = Some(pid).filter(|pid| *pid > 0).and_then(|pid| footprint(pid).ok()) {
+            if let Some(footprint) = Some(pid)
+                .filter(|pid| *pid > 0)
+                .and_then(|pid| footprint(pid).ok())
+            {
                 let at_s = self.begun.elapsed().as_secs_f64();
                 samples.push(Sample { at_s, pid, footprint });
             }
@@ -234,7 +246,11 @@ impl Watcher {
         let held = |samples: &Vec<Sample>| {
             samples.last().map_or_else(String::new, |last| {
                 let held = last.footprint;
-                format!("{:.1} MiB, {} fds", held.resident_kib as f64 / 1024.0, held.descriptors)
+                format!(
+                    "{:.1} MiB, {} fds",
+                    held.resident_kib as f64 / 1024.0,
+                    held.descriptors
+                )
             })
         };
         eprintln!(

@@ -52,7 +52,15 @@ impl Receiver {
     ) -> Receiver {
         let conninfo = format!("host=127.0.0.1 port={port} user=postgres application_name={name}");
         let directory_text = directory.display().to_string();
-        let needed = ["-D", &directory_text, "-S", name, "--no-password", "-d", &conninfo];
+        let needed = [
+            "-D",
+            &directory_text,
+            "-S",
+            name,
+            "--no-password",
+            "-d",
+            &conninfo,
+        ];
         let arguments = needed.iter().chain(more).map(ToString::to_string);
         Receiver {
             name,
@@ -99,7 +107,11 @@ impl Receiver {
         if let Some(status) = ended {
             self.child = None;
             self.process.store(0, Ordering::SeqCst);
-            bail!("the {} ended by itself ({status}); it said: {}", self.name, tail(&self.log));
+            bail!(
+                "the {} ended by itself ({status}); it said: {}",
+                self.name,
+                tail(&self.log)
+            );
         }
         self.longest = self.longest.max(self.age());
         Ok(())
@@ -132,7 +144,11 @@ impl Receiver {
             std::thread::sleep(Duration::from_millis(2));
         };
         if signal != Signal::KILL && !status.success() {
-            bail!("the {} ended with {status}; it said: {}", self.name, tail(&self.log));
+            bail!(
+                "the {} ended with {status}; it said: {}",
+                self.name,
+                tail(&self.log)
+            );
         }
         self.read_log()
     }
@@ -152,7 +168,10 @@ impl Receiver {
         let mut said = Vec::new();
         log.read_to_end(&mut said)?;
         // A line that is not complete is read again.
-        let complete = said.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let complete = said
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
         self.seen += complete as u64;
         let said = String::from_utf8_lossy(&said[..complete]);
         self.full_disks += said.matches("No space left on device").count() as u64;

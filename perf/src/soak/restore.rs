@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn the_first_segment_is_read_from_the_label() {
-        let label = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nCHECKPOINT LOCATION: 0/2\n";
+        let label =
+            "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nCHECKPOINT LOCATION: 0/2\n";
         assert_eq!(first_segment(label), Some("000000010000000000000002"));
         assert_eq!(first_segment("nothing"), None);
     }

@@ -16,7 +16,7 @@ use super::restore::Backup;
 use super::traffic::{SCHEMA, Shared};
 use crate::disk::{EdgeDisk, Profile, Settings};
 use crate::interrupt;
-use crate::primary::{Primary, RECEIVER_NAME};
+use crate::primary::{Installation, Primary, RECEIVER_NAME};
 use crate::receiver::Programs;
 use crate::site::Site;
 
@@ -71,15 +71,7 @@ impl Scene {
         drop(Site::given(&options.dir)?);
         let (disk, disk_about) = small_disk(&options.disk)?;
         let parent = disk.as_ref().map_or(options.dir.as_path(), EdgeDisk::path);
-        let installation = &programs.installation;
-        let mut primary = Primary::start_with(installation, options.segment_mib, PRIMARY_SETTINGS)?;
-        primary.execute(SCHEMA)?;
-        primary.keep_wal()?;
-        for slot in [RECEIVER_NAME, "witness"] {
-            primary.execute(&format!(
-                "SELECT pg_create_physical_replication_slot('{slot}', true)"
-            ))?;
-        }
+        let mut primary = start_primary(&programs.installation, options.segment_mib)?;
         let first = primary.position("(SELECT min(restart_lsn) FROM pg_replication_slots)")?;
         let port = primary.port();
         let relays = [Relay::to(port)?, Relay::to(port)?];
@@ -104,7 +96,10 @@ impl Scene {
                 receiver(RECEIVER, RECEIVER_NAME, &["--synchronous", timeout]),
                 receiver(WITNESS, "witness", &["--status-interval=2", timeout]),
             ],
-            archives: [archive(RECEIVER, Some(copies.path().to_owned())), archive(WITNESS, None)],
+            archives: [
+                archive(RECEIVER, Some(copies.path().to_owned())),
+                archive(WITNESS, None),
+            ],
             backup: None,
             relays,
             primary,
@@ -183,6 +178,19 @@ impl Scene {
         }
         Ok(())
     }
+}
+
+/// A primary with what the load needs, and a slot for each receiver.
+fn start_primary(installation: &Installation, segment_mib: u32) -> Result<Primary> {
+    let mut primary = Primary::start_with(installation, segment_mib, PRIMARY_SETTINGS)?;
+    primary.execute(SCHEMA)?;
+    primary.keep_wal()?;
+    for slot in [RECEIVER_NAME, "witness"] {
+        primary.execute(&format!(
+            "SELECT pg_create_physical_replication_slot('{slot}', true)"
+        ))?;
+    }
+    Ok(primary)
 }
 
 /// A disk in memory that can be filled, or none, and what to say of it.

@@ -152,9 +152,15 @@ impl Summary {
         };
         let mut facts = vec![
             ("commits acknowledged", grouped(self.commits)),
-            ("commits whose outcome the client never heard", grouped(self.unheard)),
+            (
+                "commits whose outcome the client never heard",
+                grouped(self.unheard),
+            ),
             ("bulk loads of 2 MiB", grouped(self.loads)),
-            ("WAL", format!("{:.0} MiB", self.wal_bytes as f64 / f64::from(1 << 20))),
+            (
+                "WAL",
+                format!("{:.0} MiB", self.wal_bytes as f64 / f64::from(1 << 20)),
+            ),
             (
                 "looks at whether what was claimed is stored",
                 grouped(self.claims_checked),
@@ -175,7 +181,10 @@ impl Summary {
         if let Some((early, late)) = self.drift_ms {
             facts.push((
                 "p50 in the second and in the last quarter",
-                format!("{early:.2} and {late:.2} ms ({:+.0} %)", (late / early - 1.0) * 100.0),
+                format!(
+                    "{early:.2} and {late:.2} ms ({:+.0} %)",
+                    (late / early - 1.0) * 100.0
+                ),
             ));
         }
         facts

@@ -14,6 +14,8 @@ use fastrand::Rng;
 use hdrhistogram::Histogram;
 use postgres::{Client, NoTls};
 
+use super::scene::lock;
+
 /// Rows that are updated, so that there is something to vacuum.
 const ACCOUNTS: i32 = 10_000;
 
@@ -28,10 +30,12 @@ const COMMIT: &str = "WITH updated AS (UPDATE accounts SET balance = balance + 1
     INSERT INTO ledger VALUES ($1, $2) RETURNING (pg_current_wal_insert_lsn() - '0/0')::int8";
 
 /// A bulk load of about 2 MiB.
-const LOAD: &str = "INSERT INTO bulk SELECT id, repeat(md5(id::text), 32) FROM generate_series(1, 2000) AS id";
+const LOAD: &str =
+    "INSERT INTO bulk SELECT id, repeat(md5(id::text), 32) FROM generate_series(1, 2000) AS id";
 
 /// Whether commits wait for a receiver.
-const SYNCHRONOUS: &str = "SELECT count(*) > 0 FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'sync'";
+const SYNCHRONOUS: &str =
+    "SELECT count(*) > 0 FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'sync'";
 
 /// The longest a client sleeps before it looks whether anything changed.
 const NAP: Duration = Duration::from_millis(50);
@@ -302,8 +306,4 @@ impl Shared {
 /// 1 µs to ten minutes, to three digits.
 fn new_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 600_000_000, 3).expect("bounds that are right")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
