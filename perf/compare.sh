@@ -25,66 +25,11 @@ output=$target_dir/comparison
 arguments=()
 
 main() {
-    compare_options "$@"
+    suite_options compare --output "$@"
     begin strace=strace mkfs.ext4=e2fsprogs
     build_suite
-    compare
+    run_suite compare --dir "$target_dir" --output "$output" "${arguments[@]}"
     ((write == 0)) || deliver compare "$output/comparison.md" >/dev/null
-}
-
-# Those of the script are taken out; the others are looked at by the program.
-compare_options() {
-    while (($#)); do
-        case $1 in
-        --help)
-            usage
-            help_of_suite
-            exit 0
-            ;;
-        --write) write=1 ;;
-        --output)
-            [[ -n ${2:-} ]] || die '--output: no directory'
-            output=$2
-            shift
-            ;;
-        --output=*) output=${1#*=} ;;
-        *) arguments+=("$1") ;;
-        esac
-        shift
-    done
-}
-
-help_of_suite() {
-    if [[ -x $target_dir/suite/walring-perf ]]; then
-        "$target_dir/suite/walring-perf" compare --help
-    else
-        note 'the options of walring-perf compare are shown once it is built'
-    fi
-}
-
-build_suite() {
-    note 'building the comparison suite (cargo build --profile suite --package walring-perf)'
-    cargo build --profile suite --locked --quiet --manifest-path "$repo_dir/Cargo.toml" --package walring-perf >&2
-}
-
-# A signal ends the program, which stops and removes all it has started; it is waited for.
-compare() {
-    local status=0
-    export WALRING
-    "$target_dir/suite/walring-perf" compare --dir "$target_dir" --output "$output" "${arguments[@]}" &
-    child_pid=$!
-    trap 'compare_stop 130' INT
-    trap 'compare_stop 143' TERM
-    wait "$child_pid" || status=$?
-    child_pid=''
-    ((status == 0)) || exit "$status"
-}
-
-compare_stop() {
-    kill -s TERM "$child_pid" 2>/dev/null || true
-    wait "$child_pid" || true
-    child_pid=''
-    exit "$1"
 }
 
 main "$@"

@@ -454,3 +454,64 @@ deliver() {
     cat "$scratch/README.md" >"$readme"
     note "written to ${readme#"$repo_dir/"}"
 }
+
+# ---------------------------------------------------------------------------------------------------------
+# The program walring-perf
+
+# suite_options SUBCOMMAND OUT ARGUMENT...: those of the script are taken out, where results go (OUT DIR) into
+# `output`; the others are looked at by the program, and gathered in `arguments`.
+suite_options() {
+    local subcommand=$1 out=$2
+    shift 2
+    while (($#)); do
+        case $1 in
+        --help)
+            usage
+            help_of_suite "$subcommand"
+            exit 0
+            ;;
+        --write) write=1 ;;
+        "$out")
+            [[ -n ${2:-} ]] || die "$out: no directory"
+            output=$2
+            shift
+            ;;
+        "$out"=*) output=${1#*=} ;;
+        *) arguments+=("$1") ;;
+        esac
+        shift
+    done
+}
+
+help_of_suite() {
+    if [[ -x $target_dir/suite/walring-perf ]]; then
+        "$target_dir/suite/walring-perf" "$1" --help
+    else
+        note "the options of walring-perf $1 are shown once it is built"
+    fi
+}
+
+build_suite() {
+    note 'building the suite (cargo build --profile suite --package walring-perf)'
+    cargo build --profile suite --locked --quiet --manifest-path "$repo_dir/Cargo.toml" --package walring-perf >&2
+}
+
+# run_suite ARGUMENT...: a signal ends the program, which stops and removes all it has started; it is waited for.
+run_suite() {
+    local status=0
+    export WALRING
+    "$target_dir/suite/walring-perf" "$@" &
+    child_pid=$!
+    trap 'suite_stop 130' INT
+    trap 'suite_stop 143' TERM
+    wait "$child_pid" || status=$?
+    child_pid=''
+    ((status == 0)) || exit "$status"
+}
+
+suite_stop() {
+    kill -s TERM "$child_pid" 2>/dev/null || true
+    wait "$child_pid" || true
+    child_pid=''
+    exit "$1"
+}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # perf/test.sh: are the scripts in perf/ to be believed? Their check must fail on every kind of wrong segment,
 # their arithmetic must be right, the demo must fail when its receiver spoils one byte, and each benchmark
-# must run. About three minutes; the numbers it prints mean nothing. Takes no arguments.
+# must run. About four minutes; the numbers it prints mean nothing. Takes no arguments.
 #
 # Installs with apt what is missing: postgresql (without its default cluster), python3, strace, time, e2fsprogs. Needs a
 # current Rust. WALRING=path uses that program in place of building one.
@@ -119,6 +119,7 @@ EOT
 
 benchmarks_run() {
     expect passes 'verify.sh' run 300 "$perf_dir/verify.sh" --rounds 1 --size-mib 32
+    expect passes 'soak.sh' run 600 "$perf_dir/soak.sh" --for 20s --gap 200ms --out "$scratch/soak"
     expect passes 'compare.sh' run 600 "$perf_dir/compare.sh" --quick --output "$scratch/comparison"
 }
 

@@ -1,4 +1,5 @@
-//! What walring saves against `pg_receivewal`, on this disk: the comparison suite.
+//! What walring saves against `pg_receivewal`, on this disk: the comparison suite. And what it survives: the
+//! [`soak`].
 //!
 //! A crate of its own, so that its dependencies stay out of the receiver.
 //!
@@ -25,5 +26,6 @@ pub mod report;
 pub mod results;
 pub mod scenario;
 pub mod site;
+pub mod soak;
 pub mod statistics;
 pub mod stored;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use walring_perf::{compare, disk, floor, load};
+use walring_perf::{compare, disk, floor, load, soak};
 
-/// The comparison suite of walring: what it saves against pg_receivewal, on this disk
+/// The comparison suite of walring: what it saves against pg_receivewal, on this disk; and its soak
 #[derive(Parser)]
 #[command(name = "walring-perf", version)]
 struct Cli {
@@ -24,6 +24,8 @@ enum Command {
         /// What `compare` wrote
         file: PathBuf,
     },
+    /// Let walring receive under load and faults for a long time, and watch what it stores and what it holds
+    Soak(soak::Options),
     /// Time commits from their clients' side, and print what was measured
     Load(load::cli::Options),
     Disk(disk::cli::DiskArgs),
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Compare(options) => exit_code(compare::run(&options)),
         Command::Report { file } => exit_code(compare::report_again(&file)),
+        Command::Soak(options) => exit_code(soak::run(&options)),
         Command::Load(options) => exit_code(load::cli::run(&options)),
         Command::Disk(args) => disk::cli::run(&args).into(),
         Command::DiskServer(args) => {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use walring::error::{Error, Result, system_text};
 
 pub use device::{Device, device};
@@ -69,6 +70,33 @@ pub fn usage(pid: u32) -> Result<Usage> {
         switches: threads.values().sum(),
         peak_kib,
         threads,
+    })
+}
+
+/// What a process holds at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Footprint {
+    /// Resident memory, KiB.
+    pub resident_kib: u64,
+    /// The most memory that was ever resident, KiB.
+    pub peak_kib: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// Threads, workers of its ring among them.
+    pub threads: u64,
+}
+
+/// What a process, by the id of its main thread, holds now. Fails as [`usage`] does.
+pub fn footprint(pid: u32) -> Result<Footprint> {
+    let status = read(pid, &format!("/proc/{pid}/status"))?;
+    let number = |name| field(&status, name).ok_or_else(|| gone(pid));
+    let directory = format!("/proc/{pid}/fd");
+    let open = fs::read_dir(&directory).map_err(|error| unreadable(pid, &directory, &error))?;
+    Ok(Footprint {
+        resident_kib: number("VmRSS")?,
+        peak_kib: number("VmHWM")?,
+        descriptors: open.count() as u64,
+        threads: number("Threads")?,
     })
 }
 

@@ -23,6 +23,9 @@ pub const RECEIVER_NAME: &str = "receiver";
 /// Memory that must be free for the primary's data to be put there.
 const NEEDED_BYTES: u64 = 6 << 30;
 
+/// A server is given so long to recover and accept connections: only one that hangs takes as long.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+
 /// The PostgreSQL programs.
 #[derive(Debug, Clone)]
 pub struct Installation {
@@ -130,29 +133,70 @@ pub struct Primary {
 impl Primary {
     /// Makes a primary with segments of so many MiB, and starts it.
     pub fn start(installation: &Installation, segment_mib: u32) -> Result<Primary> {
-        let home = tempfile::Builder::new()
-            .prefix("walring-perf-")
-            .tempdir_in(data_parent())?;
-        installation.give(home.path())?;
+        Primary::start_with(installation, segment_mib, "")
+    }
+
+    /// The same, with more lines for its `postgresql.conf`.
+    pub fn start_with(installation: &Installation, segment_mib: u32, settings: &str) -> Result<Primary> {
+        let home = new_home(installation)?;
         let password = format!("{:032x}", fastrand::u128(..));
         let password_file = home.path().join("password");
         File::create(&password_file)?.write_all(password.as_bytes())?;
         std::fs::set_permissions(&password_file, std::fs::Permissions::from_mode(0o600))?;
         installation.give(&password_file)?;
         create_cluster(installation, home.path(), segment_mib)?;
+        let segment_bytes = u64::from(segment_mib) << 20;
+        let mut primary = Primary::open(installation, home, password, segment_bytes, settings)?;
+        primary.keep_wal()?;
+        Ok(primary)
+    }
+
+    /// Starts a server on what is in `data` below `home`, which may be a backup: it recovers first.
+    pub fn open(
+        installation: &Installation,
+        home: TempDir,
+        password: String,
+        segment_bytes: u64,
+        settings: &str,
+    ) -> Result<Primary> {
         let port = free_port()?;
-        configure(home.path(), port)?;
+        configure(home.path(), port, settings)?;
         let mut primary = Primary {
             postmaster: launch(installation, home.path())?,
             control: None,
             port,
             password,
-            segment_bytes: u64::from(segment_mib) << 20,
+            segment_bytes,
             home,
         };
         primary.wait_until_ready()?;
-        primary.keep_wal()?;
         Ok(primary)
+    }
+
+    /// Ends the server with a signal (SIGINT is a fast shutdown, SIGQUIT an immediate one) and starts it again.
+    pub fn restart(&mut self, installation: &Installation, signal: Signal) -> Result<()> {
+        self.control = None;
+        stop(&mut self.postmaster, signal);
+        let end = Instant::now() + READY_LIMIT;
+        loop {
+            self.postmaster = launch(installation, self.home.path())?;
+            let ready = self.wait_until_ready();
+            // What a killed server leaves behind holds its memory for a moment.
+            if ready.is_ok() || !self.log_tail().contains("is still in use") || Instant::now() > end {
+                return ready;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Where it listens on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The server's process, whose children are all its others.
+    pub fn postmaster(&self) -> u32 {
+        self.postmaster.id()
     }
 
     /// Where the load generator connects: the private socket, as a superuser.
@@ -292,17 +336,13 @@ impl Primary {
 
     fn wait_until_ready(&mut self) -> Result<()> {
         let config = format!("{} options='-c synchronous_commit=local'", self.load_config());
-        self.wait_until(
-            Duration::from_secs(30),
-            "the primary accepts connections",
-            |primary| {
-                if let Some(status) = primary.postmaster.try_wait()? {
-                    bail!("the primary did not start ({status}): {}", primary.log_tail());
-                }
-                primary.control = Client::connect(&config, NoTls).ok();
-                Ok(primary.control.is_some())
-            },
-        )
+        self.wait_until(READY_LIMIT, "the primary accepts connections", |primary| {
+            if let Some(status) = primary.postmaster.try_wait()? {
+                bail!("the primary did not start ({status}): {}", primary.log_tail());
+            }
+            primary.control = Client::connect(&config, NoTls).ok();
+            Ok(primary.control.is_some())
+        })
     }
 }
 
@@ -378,6 +418,15 @@ fn data_parent() -> PathBuf {
     }
 }
 
+/// An empty directory for a server, which its user owns.
+pub fn new_home(installation: &Installation) -> Result<TempDir> {
+    let home = tempfile::Builder::new()
+        .prefix("walring-perf-")
+        .tempdir_in(data_parent())?;
+    installation.give(home.path())?;
+    Ok(home)
+}
+
 /// Checksums of data pages are off, as they are by default: the primary's work is not what is measured.
 fn create_cluster(installation: &Installation, home: &Path, segment_mib: u32) -> Result<()> {
     let mut initdb = installation.as_server("initdb");
@@ -394,11 +443,11 @@ fn create_cluster(installation: &Installation, home: &Path, segment_mib: u32) ->
     run(&mut initdb)
 }
 
-fn configure(home: &Path, port: u16) -> Result<()> {
+fn configure(home: &Path, port: u16, settings: &str) -> Result<()> {
     let lines = format!(
         "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\n\
          max_connections = 200\nautovacuum = off\ncheckpoint_timeout = 1h\nmax_wal_size = 1TB\n\
-         synchronous_standby_names = '{RECEIVER_NAME}'\n",
+         synchronous_standby_names = '{RECEIVER_NAME}'\n{settings}",
         home.display()
     );
     let mut file = File::options()
@@ -408,7 +457,7 @@ fn configure(home: &Path, port: u16) -> Result<()> {
 }
 
 fn launch(installation: &Installation, home: &Path) -> Result<Child> {
-    let log = File::create(home.join("log"))?;
+    let log = File::options().append(true).create(true).open(home.join("log"))?;
     let mut server = installation.as_server("postgres");
     server
         .arg("-D")

@@ -15,7 +15,7 @@ use crate::results::{BASELINE, Receiver};
 
 mod standby;
 
-pub use standby::take_base_backup;
+pub use standby::{copy_primary, take_base_backup};
 
 /// A receiver is given so long to end when it is asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -73,8 +73,14 @@ pub struct Programs {
 impl Programs {
     /// PostgreSQL's, and walring: `$WALRING`, or the one built beside this program.
     pub fn find() -> Result<Programs> {
+        Programs::find_with(None)
+    }
+
+    /// The same, with this walring, if one is given.
+    pub fn find_with(walring: Option<&Path>) -> Result<Programs> {
         let own = std::env::current_exe()?;
         let named = std::env::var_os("WALRING").map(PathBuf::from);
+        let named = walring.map(Path::to_owned).or(named);
         let walring = named.unwrap_or_else(|| own.with_file_name("walring"));
         if !walring.is_file() {
             bail!(
@@ -97,7 +103,7 @@ impl Programs {
     }
 
     /// The program, and what comes before its options.
-    fn command(&self, program: Program) -> Command {
+    pub fn command(&self, program: Program) -> Command {
         match program {
             Program::PgReceivewal => clean_command(&self.installation.path("pg_receivewal")),
             Program::Standby => self.installation.as_server("postgres"),

@@ -20,14 +20,24 @@ impl Stored<'_> {
     /// The directory must hold what the primary has from the segment of `first` up to `acknowledged`, and no
     /// finished segment besides. Returns the bytes that were compared.
     pub fn check(&self, first: u64, acknowledged: u64) -> Result<u64> {
-        let from = first / self.segment_bytes;
-        let to = acknowledged.div_ceil(self.segment_bytes);
-        let mut compared = 0;
-        for number in from..to {
-            compared += self.check_segment(number, acknowledged - number * self.segment_bytes)?;
-        }
+        let compared = self.check_bytes(first, acknowledged)?;
+        let (from, to) = self.numbers(first, acknowledged);
         self.check_nothing_besides(from, to)?;
         Ok(compared)
+    }
+
+    /// As [`Stored::check`], whatever finished segments there are besides: they may lie ahead of what is known to be
+    /// acknowledged.
+    pub fn check_bytes(&self, first: u64, acknowledged: u64) -> Result<u64> {
+        let (from, to) = self.numbers(first, acknowledged);
+        (from..to)
+            .map(|number| self.check_segment(number, acknowledged - number * self.segment_bytes))
+            .sum()
+    }
+
+    /// The segments from that of `first` to the one with the last byte before `end`.
+    fn numbers(&self, first: u64, end: u64) -> (u64, u64) {
+        (first / self.segment_bytes, end.div_ceil(self.segment_bytes))
     }
 
     /// `bytes` were acknowledged from the segment's beginning on, perhaps more than it holds.
@@ -75,7 +85,8 @@ impl Stored<'_> {
         Ok(())
     }
 
-    fn name(&self, number: u64) -> String {
+    /// What a segment is called.
+    pub fn name(&self, number: u64) -> String {
         segment_name(number, self.segment_bytes)
     }
 }

@@ -14,37 +14,10 @@ use walring_perf::plan::name_of;
 use walring_perf::primary::Installation;
 use walring_perf::results::{BASELINE, Case, Comparison, FORMAT, Kind, Metric};
 
-/// What cannot be tested here is said at the end.
-#[path = "../../tests/common/skip.rs"]
-mod skip;
+/// What the tests of the program share.
+mod suite;
 
-use skip::skip;
-
-/// The program, and beside it a walring, which is built if it is not there.
-fn program() -> Option<&'static Path> {
-    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let find = || {
-        if let Err(error) = Installation::find() {
-            skip(&format!("comparisons: {error}"));
-            return None;
-        }
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_walring-perf"));
-        if !walring_beside(&program).exists() {
-            let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--quiet", "--package", "walring", "--bin", "walring"]);
-            assert!(
-                build.status().expect("run cargo").success(),
-                "walring cannot be built"
-            );
-        }
-        Some(program)
-    };
-    PROGRAM.get_or_init(find).as_deref()
-}
-
-fn walring_beside(program: &Path) -> PathBuf {
-    std::env::var_os("WALRING").map_or_else(|| program.with_file_name("walring"), PathBuf::from)
-}
+use suite::{children, names, program, stderr, wait_for, walring_beside};
 
 /// A comparison in directories of its own, on the disk with the build.
 struct Trial {
@@ -86,23 +59,6 @@ impl Trial {
         let text = fs::read_to_string(self.home.path().join("output/comparison.json")).expect("the results");
         serde_json::from_str(&text).expect("results as they should be")
     }
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten();
-    entries
-        .map(|entry| {
-            entry
-                .expect("an entry")
-                .file_name()
-                .to_string_lossy()
-                .into_owned()
-        })
-        .collect()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]
@@ -277,21 +233,6 @@ fn ctrl_c_leaves_nothing_behind() {
         );
     }
     assert_eq!(trial.left(), Vec::<String>::new());
-}
-
-fn children(of: &Child) -> Vec<u32> {
-    let list = fs::read_to_string(format!("/proc/{0}/task/{0}/children", of.id())).unwrap_or_default();
-    list.split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .collect()
-}
-
-fn wait_for(mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < end, "it never came");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]

@@ -8,11 +8,28 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::Programs;
-use crate::primary::{Primary, free_port, run};
+use crate::primary::{Installation, Primary, free_port, run};
 
 /// Makes `directory` a standby of the primary, to be started next.
 pub fn take_base_backup(programs: &Programs, primary: &Primary, directory: &Path) -> Result<()> {
-    let installation = &programs.installation;
+    copy_primary(&programs.installation, primary, directory)?;
+    let settings = format!(
+        "port = {}\nlisten_addresses = ''\nprimary_conninfo = '{} password={}'\n",
+        free_port()?,
+        primary.receiver_conninfo(),
+        primary.password()
+    );
+    let mut file = File::options()
+        .append(true)
+        .open(directory.join("postgresql.auto.conf"))?;
+    file.write_all(settings.as_bytes())?;
+    let signal = directory.join("standby.signal");
+    File::create(&signal)?;
+    programs.installation.give(&signal)
+}
+
+/// A base backup without WAL.
+pub fn copy_primary(installation: &Installation, primary: &Primary, directory: &Path) -> Result<()> {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
     installation.give(directory)?;
     let mut backup = installation.as_server("pg_basebackup");
@@ -29,20 +46,7 @@ pub fn take_base_backup(programs: &Programs, primary: &Primary, directory: &Path
         .arg(primary.receiver_conninfo())
         .arg("-D")
         .arg(directory);
-    run(&mut backup).context("base backup for the standby")?;
-    let settings = format!(
-        "port = {}\nlisten_addresses = ''\nprimary_conninfo = '{} password={}'\n",
-        free_port()?,
-        primary.receiver_conninfo(),
-        primary.password()
-    );
-    let mut file = File::options()
-        .append(true)
-        .open(directory.join("postgresql.auto.conf"))?;
-    file.write_all(settings.as_bytes())?;
-    let signal = directory.join("standby.signal");
-    File::create(&signal)?;
-    installation.give(&signal)
+    run(&mut backup).context("base backup")
 }
 
 /// The process that receives, among the children of a postmaster.
