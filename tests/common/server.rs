@@ -238,6 +238,25 @@ impl Server {
         self.start_again();
     }
 
+    /// The stopped server's data as it is now, for [`Server::restore`].
+    pub fn snapshot(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir_in(self.home.path()).expect("create a directory");
+        copy_tree(&self.data(), &copy.path().join("data"));
+        copy
+    }
+
+    /// Puts data of this server's past, or of another server, in the place of the stopped server's. Its
+    /// configuration stays: it is at the same address.
+    pub fn restore(&self, data: &Path) {
+        let kept = ["postgresql.conf", "pg_hba.conf"];
+        let kept = kept.map(|name| (name, std::fs::read(self.data().join(name)).expect("read the configuration")));
+        std::fs::remove_dir_all(self.data()).expect("make room for other data");
+        copy_tree(data, &self.data());
+        for (name, content) in kept {
+            std::fs::write(self.data().join(name), content).expect("configure the server");
+        }
+    }
+
     /// Promotes a standby: a new timeline begins.
     pub fn promote(&self) {
         assert_eq!(self.sql("select pg_promote()"), "t", "promote");
