@@ -190,6 +190,14 @@ impl Server {
         });
     }
 
+    /// Starts a server that lets nobody in: a standby without `hot_standby`.
+    pub fn start_in_recovery(&self) {
+        let lines = || self.log().matches("consistent recovery state reached").count();
+        let before = lines();
+        self.launch();
+        until("the server is in recovery", || (lines() > before).then_some(()));
+    }
+
     /// Stops the server as `pg_ctl stop -m fast` does: receivers are served to the end.
     pub fn stop_fast(&self) {
         self.end_by(Signal::INT);
@@ -249,7 +257,12 @@ impl Server {
     /// configuration stays: it is at the same address.
     pub fn restore(&self, data: &Path) {
         let kept = ["postgresql.conf", "pg_hba.conf"];
-        let kept = kept.map(|name| (name, std::fs::read(self.data().join(name)).expect("read the configuration")));
+        let kept = kept.map(|name| {
+            (
+                name,
+                std::fs::read(self.data().join(name)).expect("read the configuration"),
+            )
+        });
         std::fs::remove_dir_all(self.data()).expect("make room for other data");
         copy_tree(data, &self.data());
         for (name, content) in kept {
@@ -462,7 +475,7 @@ impl Drop for Server {
             let _ = child.map(|mut child| child.wait());
         }
         if std::thread::panicking() {
-            let log = self.log();
+            let log = std::fs::read_to_string(self.log_path()).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
             eprintln!("the server's log ends: {tail:#?}");
         }
