@@ -275,7 +275,8 @@ fn a_server_that_has_no_more_than_what_is_stored_is_told_so_without_a_write() {
     (setup.config.preserve_end, setup.config.named) = (stream.end, true);
     setup.config.stored = stream.content[..5000].to_vec();
     let mut world = World::new(setup, &stream);
-    world.run_until_acknowledged(ms(5 + 3), stream.end);
+    world.run_for(ms(6));
+    assert_eq!(world.status().flushed, stream.end);
     assert_eq!(world.count(Operation::Write), 0);
 }
 

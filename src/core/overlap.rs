@@ -23,7 +23,7 @@ impl Overlap {
         self.same < self.stored.len()
     }
 
-    /// Bytes received of it while it is open; zero once it is not.
+    /// Bytes received of it while it is open, which no progress counts yet; zero once it is not.
     pub fn received(&self) -> u64 {
         if self.is_open() { self.same as u64 } else { 0 }
     }

@@ -606,7 +606,7 @@ impl Receiver {
 
     pub(super) fn situation(&self) -> Situation {
         Situation {
-            received: self.progress.received(),
+            received: self.progress.received().advanced_by(self.overlap.received()),
             durable: self.durable,
             server_end: self.server_end,
             inside_payload: self.framer.is_inside_payload(),

@@ -41,7 +41,7 @@ fn hint(sqlstate: &str, message: &str) -> Option<&'static str> {
         // undefined_file: within a stream that is a segment
         "58P01" if message.starts_with(STREAM_ENDED) => {
             "Copy the segment from an archive or another server into pg_wal, or receive into another directory. \
-             A replication slot keeps WAL until it is received."
+             A replication slot keeps WAL, up to max_slot_wal_keep_size."
         }
         // too_many_connections
         "53300" => "End another receiver, or raise max_wal_senders or max_connections on the server.",
