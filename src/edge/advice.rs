@@ -9,8 +9,16 @@ use crate::error::Error;
 pub const MISSING_SLOT: &str =
     "Create it with --create-slot; what the server removed meanwhile will not come any more.";
 
+/// SQLSTATE undefined_file: a segment, or a timeline's history.
+const UNDEFINED_FILE: &str = "58P01";
+
 /// How an error begins that ended a stream.
 pub const STREAM_ENDED: &str = "unexpected termination of replication stream";
+
+/// Whether the server lacks a file that somebody may bring.
+pub fn is_missing_file(error: &Error) -> bool {
+    error.sqlstate() == Some(UNDEFINED_FILE)
+}
 
 /// The same error, with a hint if there is none yet.
 pub fn advise(error: Error) -> Error {
@@ -38,10 +46,10 @@ fn hint(sqlstate: &str, message: &str) -> Option<&'static str> {
             "Look into pg_replication_slots: a slot that has lost its WAL, or a logical one, must be dropped and created \
              again with --create-slot."
         }
-        // undefined_file: within a stream that is a segment
-        "58P01" if message.starts_with(STREAM_ENDED) => {
-            "Copy the segment from an archive or another server into pg_wal, or receive into another directory. \
-             A replication slot keeps WAL, up to max_slot_wal_keep_size."
+        // Within a stream that is a segment.
+        UNDEFINED_FILE if message.starts_with(STREAM_ENDED) => {
+            "Copy the missing segments into the directory, from an archive or another server: streaming goes on behind \
+             them. A replication slot keeps WAL on the server, up to max_slot_wal_keep_size."
         }
         // too_many_connections
         "53300" => "End another receiver, or raise max_wal_senders or max_connections on the server.",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
-use super::advice::advise;
+use super::advice::{advise, is_missing_file};
 use super::cli::{ConnectionOptions, ReceiveOptions, SlotOptions};
 use super::complaints::Complaints;
 use super::connection::Connection;
@@ -122,6 +122,10 @@ async fn keep_receiving(
         }
         if error.is_of_disk() {
             receiving.telemetry.disk_errors.increment();
+            receiving.synced = false;
+        }
+        if is_missing_file(&error) {
+            // Segments that somebody copies here are not durable because they are here.
             receiving.synced = false;
         }
         receiving.telemetry.set_trouble(error.to_string());
