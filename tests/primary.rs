@@ -190,6 +190,36 @@ fn a_slot_that_has_lost_its_wal_is_waited_for() {
 }
 
 #[test]
+fn a_slot_that_was_idle_for_too_long_is_named() {
+    let Some(version) = Installation::version(18) else {
+        return;
+    };
+    let trouble = Trouble {
+        line: "can no longer access replication slot \"s1\"",
+        hint: "pg_replication_slots",
+        arguments: &["--slot=s1"],
+        cause: |server: &Server| {
+            server.sql("alter system set idle_replication_slot_timeout = '1s'");
+            server.sql("select pg_reload_conf()");
+            until("the slot is invalidated", || {
+                server.sql("checkpoint");
+                let reason = server.sql("select invalidation_reason from pg_replication_slots");
+                (reason == "idle_timeout").then_some(())
+            });
+        },
+        cure: |server: &Server, ()| {
+            server.sql("alter system reset idle_replication_slot_timeout");
+            server.sql("select pg_reload_conf()");
+            drop_slot(server);
+            server.sql(MAKE_SLOT);
+        },
+    };
+    let server = ServerOptions::default().version(&version).start();
+    server.sql(MAKE_SLOT);
+    trouble.meet_at_start(&server);
+}
+
+#[test]
 fn wal_that_the_server_has_removed_is_asked_for_until_somebody_brings_it() {
     let server = ServerOptions::default()
         .config("wal_keep_size = 0")

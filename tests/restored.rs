@@ -120,6 +120,10 @@ fn a_restored_primary_that_overtakes_behind_a_complete_segment_does_not_join() {
     let held = archive.contents();
     let exit = walring(&server, &archive, &["--synchronous"]).finish();
     assert_refused(&exit, &["received WAL is damaged: "]);
+    assert!(
+        exit.has_line_with(&["hint: ", "restored from an earlier state"]),
+        "{exit:#?}"
+    );
     // What came instead stands beside what is stored.
     let now = archive.contents();
     assert!(held.iter().all(|file| now.contains(file)), "files were touched");

@@ -382,7 +382,14 @@ impl Receiving<'_> {
         // A record may begin in a segment that an earlier run completed.
         let complete = self.directory.holds(&name).unwrap_or(false);
         let hint = if complete {
-            "Move it and those behind it away to receive them again."
+            "Move it and those behind it away to receive them again, unless the server was restored from an earlier state."
+        } else if self
+            .left
+            .as_ref()
+            .is_some_and(|left| left.does_not_join(position.lsn))
+        {
+            name += ".partial";
+            "Start again to receive it once more; if it is the same, the server was perhaps restored from an earlier state."
         } else {
             name += ".partial";
             "Start again to receive it once more; if it is the same, check the server with pg_waldump."
@@ -483,6 +490,11 @@ pub struct Left {
 }
 
 impl Left {
+    /// Whether it knew what lies before the stream's start, and found nothing right behind it.
+    fn does_not_join(&self, start: Lsn) -> bool {
+        self.decoder.previous().is_some() && self.decoder.position() <= start
+    }
+
     /// Whether it looked at this timeline.
     pub(super) fn is_of(&self, timeline: Timeline) -> bool {
         self.timeline == timeline
