@@ -54,6 +54,8 @@
 //!   ([`ring::buffer`]). Two writes of one block are never in flight together ([`core::writes`]).
 //! - Bytes that an earlier run may have acknowledged are never truncated and never overwritten by
 //!   anything but themselves (`preserve_end` in [`core::order::Config`]).
+//! - Where a stream goes on within a partial, nothing is written or claimed before the server has sent once more what
+//!   lies before ([`core::overlap`]): it may have been restored from its past.
 //! - No `Y.partial` lies beside `X.partial` of an earlier segment: a receiver that takes over starts
 //!   at the newest name and must not leave a gap ([`ring::segment`]).
 //!

@@ -128,6 +128,7 @@ fn run(seed: u64, durability: Durability, preserve_end: Lsn) {
     let mut setup = random_setup(&mut rng, seed, durability);
     if preserve_end > START {
         (setup.config.preserve_end, setup.config.named) = (preserve_end, true);
+        setup.config.stored = some_stored(&mut rng, &setup, &stream);
     }
     if finale == Finale::EndPosition {
         setup.config.end_position = Some(at(stream.end.bytes_since(START) / 2));
@@ -143,6 +144,14 @@ fn run(seed: u64, durability: Durability, preserve_end: Lsn) {
         _ => world.run_to_end(stream.clock + Duration::from_secs(600)),
     }
     check_finale(&world, finale, &stream);
+}
+
+/// What the file holds where the stream starts, as much of it as can be compared, or less.
+fn some_stored(rng: &mut Rng, setup: &Setup, stream: &Stream) -> Vec<u8> {
+    let config = &setup.config;
+    let held = config.preserve_end.bytes_since(START);
+    let longest = held.min(config.window as u64 - config.block);
+    stream.content[..rng.between(0, longest) as usize].to_vec()
 }
 
 /// A server that falls silent: everything is acknowledged soon, then the operator ends it.
@@ -226,6 +235,49 @@ fn streaming_again_over_a_partial_segment_never_changes_what_it_holds() {
         let preserve_end = at(rng.between(1, MIB));
         run(seed, POLICIES[seed as usize % 3], preserve_end);
     }
+}
+
+#[test]
+fn wal_that_is_not_what_is_stored_is_neither_written_nor_acknowledged() {
+    for seed in seeds(60) {
+        let _named_on_failure = Seed(seed);
+        let mut rng = Rng::new(seed + 2000);
+        let stream = random_stream(&mut rng, Finale::Silence);
+        let mut setup = random_setup(&mut rng, seed, POLICIES[seed as usize % 3]);
+        (setup.config.preserve_end, setup.config.named) = (at(rng.between(1, MIB)), true);
+        let mut stored = some_stored(&mut rng, &setup, &stream);
+        stored.push(stream.content[stored.len()]);
+        let differs = rng.between(0, stored.len() as u64 - 1);
+        stored[differs as usize] ^= 1 << rng.between(0, 7);
+        setup.config.stored = stored;
+        setup.config.window += 2 * setup.config.block as usize;
+        let mut world = World::new(setup, &stream);
+        world.run_to_end(stream.clock + Duration::from_secs(600));
+        let end = world.end.as_ref().expect("ended");
+        let found = matches!(end.ending, Ending::Diverged(found) if found == at(differs));
+        assert!(found, "{:?}, expected {}", end.ending, at(differs));
+        let touched = [Operation::Write, Operation::Sync, Operation::Names].map(|kind| world.count(kind));
+        assert_eq!(touched, [0, 0, 0]);
+        let mut claims = world
+            .statuses
+            .iter()
+            .map(|(_, status)| (status.flushed, status.written));
+        assert!(claims.all(|claim| claim == (Lsn::INVALID, Lsn::INVALID)));
+        assert!(world.copy_done.is_some(), "the server hears that it is over");
+    }
+}
+
+#[test]
+fn a_server_that_has_no_more_than_what_is_stored_is_told_so_without_a_write() {
+    let mut stream = Stream::new();
+    stream.wait(ms(5)).wal(5000).keepalive(true);
+    let mut setup = Setup::new(Durability::Synchronous);
+    (setup.config.preserve_end, setup.config.named) = (stream.end, true);
+    setup.config.stored = stream.content[..5000].to_vec();
+    let mut world = World::new(setup, &stream);
+    world.run_for(ms(6));
+    assert_eq!(world.status().flushed, stream.end);
+    assert_eq!(world.count(Operation::Write), 0);
 }
 
 // ---- acknowledging ----

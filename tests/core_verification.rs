@@ -168,6 +168,13 @@ fn start_at(rng: &mut Rng, setup: &mut Setup, log: &Log, start: Lsn) {
         let segment_end = Lsn((start.0 + 1).next_multiple_of(MIB)).min(log.end());
         config.preserve_end = start.advanced_by(rng.between(0, segment_end.bytes_since(start)));
     }
+    if config.named && rng.chance(50) {
+        // A little of what is stored is received again.
+        let longest = (start.0 % MIB).min(config.window as u64 - config.block);
+        let again = rng.between(0, longest);
+        config.start = Lsn(start.0 - again);
+        config.stored = log.bytes[offset(config.start)..offset(start)].to_vec();
+    }
 }
 
 fn run(seed: u64, durability: Durability, anywhere: bool) {

@@ -78,8 +78,8 @@ fn after_a_cut_anywhere_no_more_than_a_record_is_received_twice() {
         let wal = position - start.0 as f64;
         let connections = relay.connections() as f64;
         assert!(connections > wal / bytes as f64, "{connections} connections");
-        // A cut record comes again, and those here are little longer than a kilobyte.
-        let most = wal + connections * 2048.0;
+        // A cut record comes again, and those here are little longer than a kilobyte; a little before is compared.
+        let most = wal + connections * (2048.0 + 8192.0);
         assert!(
             received < most,
             "{received} bytes for {wal} bytes of WAL, {connections} connections"

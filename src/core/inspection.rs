@@ -15,14 +15,13 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Looks with this decoder, which is at the position where the stream starts; with none all is
-    /// believed.
+    /// Looks with this decoder from `start` on, where it is; with none all is believed.
     pub fn new(decoder: Option<Decoder>, start: Lsn) -> Inspection {
         if let Some(decoder) = &decoder {
             assert_eq!(
                 decoder.position(),
                 start,
-                "the decoder is where the stream starts"
+                "the decoder is where it starts to look"
             );
         }
         let vouched = decoder.as_ref().map_or(start, Decoder::verified);

@@ -4,7 +4,7 @@
 //! finding them in the stream, [`spread`] many of them at once, [`progress`] what may be claimed, [`writes`] what is on its way to
 //! the disk, [`demand`] what must get there and when, [`gather`] which commits share a flush,
 //! [`spin`] whether waiting is worth a processor, [`recent`] what is usual, [`order`] what the driver is asked to do,
-//! [`receiver`] the state machine that joins them, [`start`] where a stream begins,
+//! [`overlap`] what is compared first, [`receiver`] the state machine that joins them, [`start`] where a stream begins, [`standing`] whether the server has what is stored,
 //! [`wal`] what the received bytes are, [`history`] which timeline owns them, [`timestamp`] the server's
 //! clock, [`inspection`] whether they are right, [`transactions`] the commits among them, [`measure`] what
 //! is measured, [`savings`] what that saves, [`telemetry`] how other threads see it.
@@ -18,6 +18,7 @@ pub mod lsn;
 pub mod measure;
 pub mod message;
 pub mod order;
+pub mod overlap;
 pub mod progress;
 pub mod receiver;
 pub mod recent;
@@ -25,6 +26,7 @@ pub mod savings;
 mod schedule;
 pub mod spin;
 pub mod spread;
+pub mod standing;
 pub mod start;
 pub mod telemetry;
 pub mod timestamp;

@@ -41,7 +41,11 @@ pub struct Config {
     pub start: Lsn,
     /// What the server had before the stream began ends here: nobody waits for that.
     pub backlog_end: Lsn,
-    /// What looks at the received log, at `start`; `None`: nothing does.
+    /// What the file holds from `start` on and the server is expected to send again: it is compared, and
+    /// nothing is written or claimed before that is done. With a block more it fits into a slot, and it
+    /// lies in one segment.
+    pub stored: Vec<u8>,
+    /// What looks at the received log, at the end of `stored`; `None`: nothing does.
     pub decoder: Option<Decoder>,
     /// Before this position the first segment's file already holds bytes that must not be lost.
     pub preserve_end: Lsn,
@@ -136,6 +140,9 @@ pub enum Ending {
     ServerError(BytesMut),
     /// What arrived is not what a server writes. Nothing from there on is acknowledged.
     Damaged(Fault),
+    /// From here on the server's WAL is not what is stored: it is another log. Nothing was written or
+    /// claimed.
+    Diverged(Lsn),
     /// The stream broke, or broke the protocol.
     Failed(Error),
 }
@@ -145,7 +152,11 @@ impl Ending {
     pub(super) fn is_orderly(&self) -> bool {
         matches!(
             self,
-            Ending::Stopped | Ending::EndPosition | Ending::CopyDone | Ending::Damaged(_)
+            Ending::Stopped
+                | Ending::EndPosition
+                | Ending::CopyDone
+                | Ending::Damaged(_)
+                | Ending::Diverged(_)
         )
     }
 }

@@ -19,6 +19,7 @@ use super::lsn::{Lsn, SegmentNumber};
 use super::measure::Measure;
 use super::message::{Keepalive, WalHead};
 use super::order::{Ask, Config, Ending, Output};
+use super::overlap::Overlap;
 use super::progress::Progress;
 use super::spread::{HEADS_LENGTH, Spread};
 use super::transactions::Transactions;
@@ -56,6 +57,7 @@ pub(super) struct Sync {
 pub struct Receiver {
     pub(super) config: Config,
     pub(super) framer: Framer,
+    pub(super) overlap: Overlap,
     pub(super) progress: Progress,
     pub(super) demand: Demand,
     pub(super) gather: Gather,
@@ -131,6 +133,11 @@ impl Receiver {
             config.window.is_multiple_of(config.block as usize),
             "a window is whole blocks"
         );
+        let overlap = Overlap::new(std::mem::take(&mut config.stored));
+        assert!(
+            overlap.length() + config.block <= config.window as u64,
+            "what is compared fits into a slot"
+        );
         let start = config.start;
         let segment = config.segment_size.segment_of(start);
         let timers = Timers {
@@ -140,12 +147,15 @@ impl Receiver {
             listening: now,
             waited: Duration::ZERO,
             pinged: false,
-            status_due: true,
+            // What is compared first comes at once, and then there is something to say.
+            status_due: !overlap.is_open(),
         };
         let base = Lsn(start.0 / config.block * config.block);
-        let inspection = Inspection::new(config.decoder.take(), start);
+        let looks_from = start.advanced_by(overlap.length());
+        let inspection = Inspection::new(config.decoder.take(), looks_from);
         let mut receiver = Receiver {
             framer: Framer::new(start.bytes_since(base) as usize),
+            overlap,
             progress: Progress::new(start, inspection.verified(start)),
             demand: Demand::new(config.durability, start),
             gather: Gather::default(),
@@ -480,7 +490,7 @@ impl Receiver {
     }
 
     fn accept_head(&mut self, head: WalHead) {
-        let expected = self.progress.received();
+        let expected = self.progress.received().advanced_by(self.overlap.received());
         if head.start != expected {
             let message = format!("got WAL data at {}, expected it at {expected}", head.start);
             self.end(Ending::Failed(Error::protocol(message)));
@@ -493,8 +503,9 @@ impl Receiver {
 
     fn accept_wal(&mut self, now: Duration, wal: &[u8]) {
         let end = self.window.base.advanced_by(self.framer.place() as u64);
-        self.progress.receive(end);
         self.timers.last_arrival = now;
+        let Some(wal) = self.compare(wal) else { return };
+        self.progress.receive(end);
         self.window.arrived.get_or_insert(now);
         let message_ends = !self.framer.is_inside_payload();
         if message_ends {
@@ -508,6 +519,35 @@ impl Receiver {
         if passed && (message_ends || segment_ends) {
             self.end(Ending::EndPosition);
         }
+    }
+
+    /// Compares what arrived with what is stored. What follows that; `None`: nothing does yet.
+    fn compare<'w>(&mut self, wal: &'w [u8]) -> Option<&'w [u8]> {
+        if !self.overlap.is_open() {
+            return Some(wal);
+        }
+        match self.overlap.take(wal) {
+            Err(same) => {
+                let position = self.config.start.advanced_by(same);
+                self.end(Ending::Diverged(position));
+            }
+            Ok(_) if self.overlap.is_open() => {}
+            Ok(count) => {
+                self.go_on_behind(self.config.start.advanced_by(self.overlap.length()));
+                return Some(&wal[count..]);
+            }
+        }
+        None
+    }
+
+    /// It is the same log: what is stored counts as if it had been received and written here. The file is
+    /// synced before a stream goes on in it.
+    fn go_on_behind(&mut self, stored_end: Lsn) {
+        self.progress.receive(stored_end);
+        self.progress.verify(self.inspection.verified(stored_end));
+        self.progress.write(stored_end);
+        (self.durable, self.ordered, self.window.from) = (stored_end, stored_end, stored_end);
+        self.timers.status_due = true;
     }
 
     /// Looks at what arrived; only what is right may be acknowledged.
@@ -566,15 +606,16 @@ impl Receiver {
 
     pub(super) fn situation(&self) -> Situation {
         Situation {
-            received: self.progress.received(),
+            received: self.progress.received().advanced_by(self.overlap.received()),
             durable: self.durable,
             server_end: self.server_end,
             inside_payload: self.framer.is_inside_payload(),
         }
     }
 
+    /// A window full of another log is not: it goes nowhere.
     pub(super) fn is_window_full(&self) -> bool {
-        !self.carrying && self.framer.place() == self.window.limit
+        !self.carrying && !self.overlap.is_open() && self.framer.place() == self.window.limit
     }
 
     fn slot_length(&self) -> usize {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::demand::{Durability, QUIET};
 use super::lsn::Lsn;
+use super::message::Status;
 use super::order::{Ending, Output, Write};
 use super::receiver::{Files, Receiver, Sync, Window};
 use super::writes::Extent;
@@ -278,6 +279,15 @@ impl Receiver {
     }
 
     fn report_now(&mut self, now: Duration, reply_requested: bool) {
+        if self.overlap.is_open() {
+            // Perhaps it is another log: this one claims nothing of it.
+            self.outputs.push_back(Output::Status(Status {
+                written: Lsn::INVALID,
+                flushed: Lsn::INVALID,
+                reply_requested,
+            }));
+            return;
+        }
         let status = self.progress.report(self.config.claims_flush, reply_requested);
         self.outputs.push_back(Output::Status(status));
         if self.config.claims_flush {

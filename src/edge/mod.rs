@@ -1,11 +1,14 @@
 //! The edge: command line, connection, directory, signals, logs: ordinary Rust on well-kept crates.
 
+pub mod advice;
 pub mod authentication;
 pub mod baseline;
 pub mod cli;
+pub mod complaints;
 pub mod connection;
 pub mod conninfo;
 pub mod connstring;
+pub mod continuation;
 pub mod dial;
 pub mod directory;
 pub mod durable_method;

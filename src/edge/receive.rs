@@ -1,11 +1,13 @@
 //! `walring receive`: connect, stream, and connect again until the end is wanted.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use super::advice::{advise, is_missing_file};
 use super::cli::{ConnectionOptions, ReceiveOptions, SlotOptions};
+use super::complaints::Complaints;
 use super::connection::Connection;
 use super::conninfo::{Conninfo, Explicit};
 use super::connstring::ConnectionString;
@@ -105,6 +107,7 @@ async fn keep_receiving(
     prompt: &mut PasswordPrompt,
 ) -> Result<()> {
     let mut wait = Duration::ZERO;
+    let mut complaints = Complaints::default();
     loop {
         let before = receiving.received_bytes;
         let has_streamed = receiving.telemetry.start.value() != Lsn::INVALID;
@@ -114,7 +117,7 @@ async fn keep_receiving(
         });
         let error = match attempt(receiving, info, prompt).await {
             Ok(Outcome::Finished) => return Ok(()),
-            Err(error) => error,
+            Err(error) => advise(error),
         };
         if error.is_interruption() {
             return Ok(());
@@ -123,19 +126,28 @@ async fn keep_receiving(
             receiving.telemetry.disk_errors.increment();
             receiving.synced = false;
         }
+        if is_missing_file(&error) {
+            // Segments that somebody copies here are not durable because they are here.
+            receiving.synced = false;
+        }
         receiving.telemetry.set_trouble(error.to_string());
         if !error.is_retryable() {
             return Err(error);
         }
-        logging::report(&error);
+        if receiving.received_bytes > before {
+            wait = Duration::ZERO;
+            complaints.forget();
+        }
+        let is_news = complaints.is_news(&error, Instant::now());
+        match is_news {
+            true => logging::report(&error),
+            false => debug!("{error}"),
+        }
         if receiving.options.no_loop {
             return Err(Error::connection("disconnected"));
         }
-        if receiving.received_bytes > before {
-            wait = Duration::ZERO;
-        }
         receiving.enter(Activity::Waiting);
-        if !pause(wait, &receiving.stop).await {
+        if !pause(wait, is_news, &receiving.stop).await {
             return Ok(());
         }
         wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
@@ -144,16 +156,20 @@ async fn keep_receiving(
 
 /// Waits, about so long, before the next attempt; false if the operator wants the end. No two
 /// receivers that lost the same server come back at the same moment.
-async fn pause(wait: Duration, stop: &Stop) -> bool {
+async fn pause(wait: Duration, is_news: bool, stop: &Stop) -> bool {
     if wait.is_zero() {
         info!("disconnected; trying again");
         return !stop.is_requested();
     }
     let wait = wait.mul_f64(0.75 + fastrand::f64() / 2.0);
-    info!(
+    let words = format!(
         "disconnected; waiting {:.1} seconds to try again",
         wait.as_secs_f64()
     );
+    match is_news {
+        true => info!("{words}"),
+        false => debug!("{words}"),
+    }
     tokio::select! {
         () = tokio::time::sleep(wait) => true,
         () = stop.requested() => false,

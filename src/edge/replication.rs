@@ -8,6 +8,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
+use crate::edge::advice::{MISSING_SLOT, STREAM_ENDED};
 use crate::edge::connection::{Answer, Connection, Row};
 use crate::edge::wire::hung_up;
 use crate::error::{Error, Result};
@@ -94,6 +95,17 @@ impl Connection {
         })
     }
 
+    /// Whether the server is in recovery: it follows another one, or replays its own log.
+    pub async fn is_standby(&mut self) -> Result<bool> {
+        // Servers from 14 on tell it by themselves.
+        if let Some(value) = self.parameter("in_hot_standby") {
+            return Ok(value == "on");
+        }
+        let rows = self.command("SHOW transaction_read_only").await?;
+        let row = only_row(&rows, 1, "could not find out whether the server is a standby")?;
+        Ok(text(row, 0)? == "on")
+    }
+
     /// The size of the server's WAL segments.
     pub async fn wal_segment_size(&mut self) -> Result<SegmentSize> {
         let rows = self.command("SHOW wal_segment_size").await?;
@@ -133,9 +145,10 @@ impl Connection {
         })?;
         let row = only_row(&rows, 3, &format!("could not read replication slot \"{name}\""))?;
         if row[0].is_none() {
-            return Err(Error::connection(format!(
-                "replication slot \"{name}\" does not exist"
-            )));
+            return Err(
+                Error::connection(format!("replication slot \"{name}\" does not exist"))
+                    .with_hint(MISSING_SLOT),
+            );
         }
         let restart_lsn = row[1].is_some().then(|| parse_lsn(row, 1)).transpose()?;
         let restart_timeline = row[2].is_some().then(|| parse_column(row, 2, "restart_tli"));
@@ -210,7 +223,7 @@ impl Connection {
     /// Fails with the server's error if that is what ended the stream.
     pub async fn finish_streaming(&mut self) -> Result<StreamEnd> {
         let answer = self.answer().await.map_err(|error| match error.sqlstate() {
-            Some(_) => error.in_context("unexpected termination of replication stream"),
+            Some(_) => error.in_context(STREAM_ENDED),
             None => error,
         })?;
         match answer {

@@ -28,32 +28,43 @@ pub fn fresh(expected: Expected, start: Lsn) -> Decoder {
     Decoder::new(expected, Depth::Records, start, KEEP)
 }
 
-/// The decoder with which a stream goes on, at the position to ask for. `plan` is about the directory's
-/// newest file; `present` is how far the server is.
+/// Where a stream goes on.
+pub struct Resumed {
+    /// What looks at the log, behind the last record that need not be received again.
+    pub decoder: Decoder,
+    /// The end of what is stored and right.
+    pub end: Lsn,
+}
+
+/// How a stream goes on. `plan` is about the directory's newest file.
 pub fn resume(
     directory: &Directory,
     files: &[SegmentFile],
     plan: &StartPlan,
     expected: Expected,
-    present: Lsn,
-) -> Result<Decoder> {
+) -> Result<Resumed> {
     let size = expected.segment_size;
     let segment = size.segment_of(plan.lsn);
     let at_start = before(directory, files, segment, expected)?;
+    let from_start = |decoder| Resumed {
+        decoder,
+        end: plan.lsn,
+    };
     if plan.case != Case::AtPartial {
-        return Ok(at_start);
+        return Ok(from_start(at_start));
     }
     let partial = files.iter().find(|file| {
         let is_plain_partial = (file.encoding, file.stage) == (Encoding::Plain, Stage::Partial);
         is_plain_partial && (file.segment, file.timeline) == (segment, expected.timeline)
     });
     let Some(partial) = partial else {
-        return Ok(at_start);
+        return Ok(from_start(at_start));
     };
     let name = partial.name(size);
     let failed = |error: io::Error| directory.failed("read", &name, &error);
     let mut decoder = at_start.clone();
     walk(&mut decoder, directory.open_file(&name)?, size.end_of(segment)).map_err(failed)?;
+    let end = decoder.verified();
     if decoder.position() >= size.end_of(segment)
         && let Some(last) = decoder.previous().filter(|&last| last >= plan.lsn)
     {
@@ -62,9 +73,12 @@ pub fn resume(
         walk(&mut decoder, directory.open_file(&name)?, last).map_err(failed)?;
     }
     decoder.rewind();
-    let within = plan.lsn..size.end_of(segment).min(present.advanced_by(1));
+    let within = plan.lsn..size.end_of(segment);
     let goes_on = decoder.records() > at_start.records() && within.contains(&decoder.position());
-    Ok(if goes_on { decoder } else { at_start })
+    Ok(match goes_on {
+        true => Resumed { decoder, end },
+        false => from_start(at_start),
+    })
 }
 
 /// A decoder at the start of `segment` that knows the record which crosses into it, if the segments are

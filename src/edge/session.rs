@@ -9,8 +9,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use super::advice::STREAM_ENDED;
 use super::cli::ReceiveOptions;
 use super::connection::Connection;
+use super::continuation::Continuation;
 use super::directory::Directory;
 use super::durable_method;
 use super::history;
@@ -19,11 +21,10 @@ use super::observers::Observers;
 use super::progress_line::ProgressLine;
 use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
 use super::report::{log_notice, parse_error_response};
-use super::resume;
 use crate::core::demand::Durability;
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::core::order::{Config, Ending};
-use crate::core::start::{self, Case, Encoding, Facts, Position, SegmentFile, Stage, StartPlan};
+use crate::core::start::{self, Encoding, Facts, Position, SegmentFile, Stage, StartPlan};
 use crate::core::telemetry::{Activity, Telemetry, Upstream};
 use crate::core::wal::Verify;
 use crate::core::wal::decoder::{Decoder, Expected};
@@ -81,13 +82,22 @@ pub enum Outcome {
 }
 
 /// What the server said before streaming began.
-struct Server {
-    identity: SystemIdentity,
-    segment_size: SegmentSize,
+pub(super) struct Server {
+    pub(super) identity: SystemIdentity,
+    pub(super) segment_size: SegmentSize,
 }
 
 impl Server {
-    fn expected(&self, timeline: Timeline) -> Expected {
+    /// How far its log is flushed, and its timeline.
+    pub(super) fn position(&self) -> Position {
+        Position {
+            lsn: self.identity.flushed,
+            timeline: self.identity.timeline,
+        }
+    }
+
+    /// What its log must look like.
+    pub(super) fn expected(&self, timeline: Timeline) -> Expected {
         Expected {
             segment_size: self.segment_size,
             timeline,
@@ -114,45 +124,22 @@ impl Receiving<'_> {
             server.segment_size,
         )?;
         let plan = self.find_start(connection, &server, &files).await?;
-        let mut position = Position {
-            lsn: plan.lsn,
-            timeline: plan.timeline,
-        };
-        if server.identity.timeline < position.timeline {
-            let message = format!(
-                "starting timeline {} is not present in the server",
-                position.timeline
-            );
-            return Err(Error::connection(message));
-        }
-        let mut decoder = self.find_decoder(&server, &files, &plan)?;
-        position.lsn = decoder.position();
-        debug!(
-            "starting log streaming at {} (timeline {})",
-            position.lsn, position.timeline
-        );
+        let mut from = self.go_on(connection, &server, &files, &plan).await?;
+        let timeline = from.position.timeline;
+        debug!("starting log streaming at {} (timeline {timeline})", from.end());
         loop {
-            self.fetch_history(connection, position.timeline).await?;
-            if self.options.endpos.is_some_and(|endpos| endpos < position.lsn) {
-                debug!(
-                    "stopped log streaming at {} (timeline {})",
-                    position.lsn, position.timeline
-                );
+            let timeline = from.position.timeline;
+            self.fetch_history(connection, timeline).await?;
+            if self.options.endpos.is_some_and(|endpos| endpos < from.end()) {
+                debug!("stopped log streaming at {} (timeline {timeline})", from.end());
                 return Ok(Outcome::Finished);
             }
-            let next = match self
-                .stream(connection, &server, &files, position, decoder)
-                .await?
-            {
+            let next = match self.stream(connection, &server, &files, from).await? {
                 Some(next) => next,
                 None => return Ok(Outcome::Finished),
             };
             debug!("switched to timeline {} at {}", next.timeline, next.lsn);
-            position = Position {
-                lsn: server.segment_size.floor(next.lsn),
-                ..next
-            };
-            decoder = resume::fresh(server.expected(next.timeline), position.lsn);
+            from = Continuation::fresh(&server, next);
         }
     }
 
@@ -169,7 +156,7 @@ impl Receiving<'_> {
 
     /// The server's answer to a command, unless the operator wants the end or the server is silent
     /// for longer than the receive timeout.
-    async fn answer<T>(&self, command: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn answer<T>(&self, command: impl Future<Output = Result<T>>) -> Result<T> {
         let patient = async {
             match self.options.receive_timeout {
                 None => command.await,
@@ -227,10 +214,7 @@ impl Receiving<'_> {
             segment_size: server.segment_size,
             requested: self.options.start_lsn,
             slot: self.slot_position(connection, server, files).await?,
-            server: Position {
-                lsn: server.identity.flushed,
-                timeline: server.identity.timeline,
-            },
+            server: server.position(),
         });
         for warning in &plan.warnings {
             warn!("{warning}");
@@ -241,23 +225,6 @@ impl Receiving<'_> {
         }
         self.directory.sync()?;
         Ok(plan)
-    }
-
-    /// What looks at the log, where streaming goes on: within the partial that was left, if the server
-    /// is on the same timeline. On an earlier one it may have left the log before that.
-    fn find_decoder(&mut self, server: &Server, files: &[SegmentFile], plan: &StartPlan) -> Result<Decoder> {
-        let size = server.segment_size;
-        let expected = server.expected(plan.timeline);
-        let same = server.identity.timeline == plan.timeline;
-        let present = if same { server.identity.flushed } else { Lsn(0) };
-        if let Some(left) = self.left.take().filter(|left| left.is_of(plan.timeline))
-            && plan.case == Case::AtPartial
-            && size.floor(left.decoder.position()) == plan.lsn
-            && left.decoder.position() <= present
-        {
-            return Ok(left.decoder);
-        }
-        resume::resume(&self.directory, files, plan, expected, present)
     }
 
     /// The slot's restart position, which counts only where the directory does not tell.
@@ -290,9 +257,9 @@ impl Receiving<'_> {
         connection: &mut Connection,
         server: &Server,
         files: &[SegmentFile],
-        position: Position,
-        decoder: Decoder,
+        from: Continuation,
     ) -> Result<Option<Position>> {
+        let (position, end) = (from.position, from.end());
         let durable_method = self.durable_method().await;
         let slot = self.options.slot.as_deref();
         let start = connection.start_replication(slot, position.lsn, position.timeline);
@@ -301,13 +268,13 @@ impl Receiving<'_> {
             return next_timeline(position, next, switch, position.lsn).map(Some);
         }
         let mut ended = self
-            .run_stream(connection, server, files, position, decoder, durable_method)
+            .run_stream(connection, server, files, from, durable_method)
             .await?;
         self.left = ended.decoder.take().map(|decoder| Left {
             timeline: position.timeline,
             decoder,
         });
-        self.received_bytes += ended.received.bytes_since(position.lsn);
+        self.received_bytes += ended.received.bytes_since(end);
         if let Some(name) = &ended.partial {
             info!("not renaming \"{name}\", segment is not complete");
         }
@@ -329,10 +296,14 @@ impl Receiving<'_> {
         connection: &mut Connection,
         server: &Server,
         files: &[SegmentFile],
-        position: Position,
-        decoder: Decoder,
+        from: Continuation,
         durable_method: durable::Method,
     ) -> Result<Ended> {
+        let Continuation {
+            position,
+            stored,
+            decoder,
+        } = from;
         let mut segments = Segments::new(Place {
             directory: self.directory.path().to_owned(),
             timeline: position.timeline,
@@ -353,6 +324,7 @@ impl Receiving<'_> {
         };
         let config = Config {
             decoder,
+            stored,
             ..self.config(server, position, left, files)
         };
         let mut display = Display::new(self.options, position, Arc::clone(&self.telemetry));
@@ -396,6 +368,7 @@ impl Receiving<'_> {
             end_position: options.endpos,
             start: position.lsn,
             backlog_end: server.identity.flushed,
+            stored: Vec::new(),
             decoder: None,
             preserve_end: preserve_end(server.segment_size, position, left, files),
             named: left.is_some(),
@@ -409,7 +382,14 @@ impl Receiving<'_> {
         // A record may begin in a segment that an earlier run completed.
         let complete = self.directory.holds(&name).unwrap_or(false);
         let hint = if complete {
-            "Move it and those behind it away to receive them again."
+            "Move it and those behind it away to receive them again, unless the server was restored from an earlier state."
+        } else if self
+            .left
+            .as_ref()
+            .is_some_and(|left| left.does_not_join(position.lsn))
+        {
+            name += ".partial";
+            "Start again to receive it once more; if it is the same, the server was perhaps restored from an earlier state."
         } else {
             name += ".partial";
             "Start again to receive it once more; if it is the same, check the server with pg_waldump."
@@ -464,13 +444,12 @@ impl Receiving<'_> {
                     )),
                 }
             }
-            Ending::ServerError(body) => {
-                Err(parse_error_response(&body).in_context("unexpected termination of replication stream"))
-            }
+            Ending::ServerError(body) => Err(parse_error_response(&body).in_context(STREAM_ENDED)),
             Ending::Damaged(fault) => {
                 self.telemetry.verification_failures.increment();
                 Err(self.damaged(position, server, &fault))
             }
+            Ending::Diverged(at) => Err(self.diverged(server, position.timeline, at)),
             Ending::Failed(error) => Err(error),
         }
     }
@@ -506,11 +485,18 @@ fn next_timeline(position: Position, next: Timeline, switch: Lsn, received: Lsn)
 /// The decoder of the stream before, which the next one goes on with.
 pub struct Left {
     timeline: Timeline,
-    decoder: Decoder,
+    /// At the end of what it found right.
+    pub(super) decoder: Decoder,
 }
 
 impl Left {
-    fn is_of(&self, timeline: Timeline) -> bool {
+    /// Whether it knew what lies before the stream's start, and found nothing right behind it.
+    fn does_not_join(&self, start: Lsn) -> bool {
+        self.decoder.previous().is_some() && self.decoder.position() <= start
+    }
+
+    /// Whether it looked at this timeline.
+    pub(super) fn is_of(&self, timeline: Timeline) -> bool {
         self.timeline == timeline
     }
 }

@@ -52,6 +52,12 @@ impl Archive {
         std::fs::write(self.file(name), content).expect("write into the archive");
     }
 
+    /// Every file but hidden ones, with its content.
+    pub fn contents(&self) -> Vec<(String, Vec<u8>)> {
+        let names = self.names().into_iter();
+        names.map(|name| (name.clone(), self.read(&name))).collect()
+    }
+
     /// Every name in it but hidden ones, sorted.
     pub fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.path()).expect("list the archive");

@@ -190,6 +190,14 @@ impl Server {
         });
     }
 
+    /// Starts a server that lets nobody in: a standby without `hot_standby`.
+    pub fn start_in_recovery(&self) {
+        let lines = || self.log().matches("consistent recovery state reached").count();
+        let before = lines();
+        self.launch();
+        until("the server is in recovery", || (lines() > before).then_some(()));
+    }
+
     /// Stops the server as `pg_ctl stop -m fast` does: receivers are served to the end.
     pub fn stop_fast(&self) {
         self.end_by(Signal::INT);
@@ -236,6 +244,30 @@ impl Server {
         std::fs::write(&signal_file, "").expect("write standby.signal");
         give_to_server_user(&signal_file);
         self.start_again();
+    }
+
+    /// The stopped server's data as it is now, for [`Server::restore`].
+    pub fn snapshot(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir_in(self.home.path()).expect("create a directory");
+        copy_tree(&self.data(), &copy.path().join("data"));
+        copy
+    }
+
+    /// Puts data of this server's past, or of another server, in the place of the stopped server's. Its
+    /// configuration stays: it is at the same address.
+    pub fn restore(&self, data: &Path) {
+        let kept = ["postgresql.conf", "pg_hba.conf"];
+        let kept = kept.map(|name| {
+            (
+                name,
+                std::fs::read(self.data().join(name)).expect("read the configuration"),
+            )
+        });
+        std::fs::remove_dir_all(self.data()).expect("make room for other data");
+        copy_tree(data, &self.data());
+        for (name, content) in kept {
+            std::fs::write(self.data().join(name), content).expect("configure the server");
+        }
     }
 
     /// Promotes a standby: a new timeline begins.
@@ -443,7 +475,7 @@ impl Drop for Server {
             let _ = child.map(|mut child| child.wait());
         }
         if std::thread::panicking() {
-            let log = self.log();
+            let log = std::fs::read_to_string(self.log_path()).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
             eprintln!("the server's log ends: {tail:#?}");
         }

@@ -41,11 +41,19 @@ impl World {
         let now = self.now;
         let ask = self.receiver.as_mut().and_then(|receiver| receiver.arm(now));
         let Some(Ask {
-            slot, range, spread, ..
+            slot,
+            range,
+            certain,
+            spread,
         }) = ask
         else {
             return;
         };
+        let announced = self.running().server_end().bytes_since(self.delivered_end());
+        assert!(
+            !certain || range.len() as u64 <= announced,
+            "waits for {range:?}, the server has told of {announced} bytes"
+        );
         assert!(self.armed.is_none(), "one read at a time");
         assert!(
             !range.is_empty() && range.end <= self.slots[slot.0].len(),

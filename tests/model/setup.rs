@@ -62,6 +62,7 @@ impl Setup {
                 end_position: None,
                 start: START,
                 backlog_end: START,
+                stored: Vec::new(),
                 decoder: None,
                 preserve_end: START,
                 named: false,

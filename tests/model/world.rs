@@ -119,8 +119,11 @@ impl World {
         let length = setup.config.window + setup.config.block as usize;
         let start = setup.config.start;
         assert_eq!(stream.start, start, "the server sends what it is asked for");
+        let looks_from = start.advanced_by(setup.config.stored.len() as u64);
         let truth = setup.truth.as_ref();
-        let commits = truth.map_or(Vec::new(), |truth| truth.commits(start, setup.config.backlog_end));
+        let commits = truth.map_or(Vec::new(), |truth| {
+            truth.commits(looks_from, setup.config.backlog_end)
+        });
         let mut world = World {
             now: Duration::ZERO,
             disk: Disk::new(

@@ -1,0 +1,290 @@
+//! Going on with what is stored: from where, and whether this server has that log at all.
+//!
+//! A server may have lost what was received from it: it was restored from an earlier state, or another one
+//! has taken its place. Then nothing here is touched: its WAL may be different from some position on,
+//! and what was acknowledged exists nowhere else. Whether trying again can help is decided by whether the
+//! server can still come to have this log: a standby can, a primary cannot.
+
+use std::os::unix::fs::FileExt;
+
+use tracing::{debug, warn};
+
+use super::connection::Connection;
+use super::directory::Directory;
+use super::resume::{self, Resumed};
+use super::session::{Receiving, Server};
+use crate::core::history::History;
+use crate::core::lsn::{Lsn, SegmentNumber, Timeline};
+use crate::core::standing::{Standing, Stored, standing};
+use crate::core::start::{Case, Position, SegmentFile, StartPlan};
+use crate::core::wal::decoder::Decoder;
+use crate::error::{Error, Result};
+
+/// So many bytes before the end of what is stored are received again and compared. They hold a commit
+/// with its time, or a checkpoint with its own, in all but strange logs.
+const OVERLAP: u64 = 8 << 10;
+
+/// How a stream goes on.
+pub struct Continuation {
+    /// Where to ask from.
+    pub position: Position,
+    /// What is stored from there on.
+    pub stored: Vec<u8>,
+    /// What looks at the log, at the end of that.
+    pub decoder: Decoder,
+}
+
+impl Continuation {
+    /// Where the first byte belongs that is not stored.
+    pub fn end(&self) -> Lsn {
+        self.position.lsn.advanced_by(self.stored.len() as u64)
+    }
+
+    /// From a segment's start on, with nothing stored of it.
+    pub(super) fn fresh(server: &Server, position: Position) -> Continuation {
+        let position = Position {
+            lsn: server.segment_size.floor(position.lsn),
+            ..position
+        };
+        Continuation {
+            position,
+            stored: Vec::new(),
+            decoder: resume::fresh(server.expected(position.timeline), position.lsn),
+        }
+    }
+}
+
+impl Receiving<'_> {
+    /// How the stream goes on from what is stored. An error if this server does not have it.
+    pub(super) async fn go_on(
+        &mut self,
+        connection: &mut Connection,
+        server: &Server,
+        files: &[SegmentFile],
+        plan: &StartPlan,
+    ) -> Result<Continuation> {
+        let Resumed { decoder, end } = self.find_decoder(server, files, plan)?;
+        if plan.rests_on_files() {
+            let stored = Stored {
+                end: Position {
+                    lsn: end,
+                    timeline: plan.timeline,
+                },
+                newest: newest_segment(server, plan),
+            };
+            let history = self.server_history(connection, server).await?;
+            check_ancestors(&self.directory, plan.timeline, &history)?;
+            let position = server.position();
+            match standing(&stored, server.segment_size, position, &history) {
+                Standing::Covers => {}
+                Standing::Forked { at, next } => return Ok(self.follow_fork(server, &stored, at, next)),
+                Standing::ForkedEarlier { at, next } => {
+                    return Err(self.forked_earlier(server, &stored, at, next));
+                }
+                Standing::Behind => return Err(self.behind(connection, server, end).await?),
+                Standing::Earlier => return Err(earlier(server, plan.timeline)),
+                Standing::Unrelated => return Err(unrelated(server, plan.timeline)),
+            }
+        }
+        self.overlap(server, plan, decoder)
+    }
+
+    /// What looks at the log, where streaming goes on: within the partial that was left, if there is one.
+    fn find_decoder(&mut self, server: &Server, files: &[SegmentFile], plan: &StartPlan) -> Result<Resumed> {
+        let left = self.left.take().filter(|left| left.is_of(plan.timeline));
+        let left = left.map(|left| left.decoder).filter(|decoder| {
+            plan.case == Case::AtPartial && server.segment_size.floor(decoder.position()) == plan.lsn
+        });
+        match left {
+            Some(decoder) => Ok(Resumed {
+                end: decoder.position(),
+                decoder,
+            }),
+            None => resume::resume(&self.directory, files, plan, server.expected(plan.timeline)),
+        }
+    }
+
+    /// Goes back a little from the decoder's position within the partial, if it is within.
+    fn overlap(&self, server: &Server, plan: &StartPlan, decoder: Decoder) -> Result<Continuation> {
+        let (size, end) = (server.segment_size, decoder.position());
+        let start = Lsn(end.0.saturating_sub(OVERLAP)).max(plan.lsn);
+        let mut stored = vec![0; end.bytes_since(start) as usize];
+        if !stored.is_empty() {
+            let name = size.segment_of(start).file_name(plan.timeline, size) + ".partial";
+            let file = self.directory.open_file(&name)?;
+            let read = file.read_exact_at(&mut stored, size.offset_of(start));
+            read.map_err(|error| self.directory.failed("read", &name, &error))?;
+        }
+        Ok(Continuation {
+            position: Position {
+                lsn: start,
+                timeline: plan.timeline,
+            },
+            stored,
+            decoder,
+        })
+    }
+
+    async fn server_history(&self, connection: &mut Connection, server: &Server) -> Result<History> {
+        let timeline = server.identity.timeline;
+        if timeline == Timeline(1) {
+            return Ok(History::without_ancestors(timeline));
+        }
+        let history = self.answer(connection.timeline_history(timeline)).await?;
+        parse_history(timeline, &history.content)
+            .ok_or_else(|| Error::protocol(format!("server sent an invalid history of timeline {timeline}")))
+    }
+
+    /// The next timeline began before the end of what is stored, and can be followed.
+    fn follow_fork(&self, server: &Server, stored: &Stored, at: Lsn, next: Timeline) -> Continuation {
+        let Position { lsn: end, timeline } = stored.end;
+        warn!(
+            detail = %format!(
+                "What lies between, {} bytes, was received and perhaps acknowledged, and this server does not have \
+                 it. It stays where it is, in the files of timeline {timeline}.",
+                end.bytes_since(at)
+            ),
+            "the server went on with timeline {next} at {at}, before the end of what is stored at {end}"
+        );
+        debug!("switched to timeline {next} at {at}");
+        let position = Position {
+            lsn: at,
+            timeline: next,
+        };
+        Continuation::fresh(server, position)
+    }
+
+    fn forked_earlier(&self, server: &Server, stored: &Stored, at: Lsn, next: Timeline) -> Error {
+        let Position { lsn: end, timeline } = stored.end;
+        let size = server.segment_size;
+        let segment = size.segment_of(at).file_name(timeline, size);
+        Error::directory(format!(
+            "the server went on with timeline {next} at {at}, before the end of what is stored at {end}"
+        ))
+        .with_detail(format!(
+            "What lies between, {} bytes, was received and perhaps acknowledged, and this server does not have it. \
+             Nothing was changed.",
+            end.bytes_since(at)
+        ))
+        .with_hint(format!(
+            "To go on with timeline {next}, move the files of timeline {timeline} from \"{}\" on to another directory.",
+            self.directory.path_of(&segment)
+        ))
+    }
+
+    /// The server is on the same timeline and has less than is stored.
+    async fn behind(&self, connection: &mut Connection, server: &Server, end: Lsn) -> Result<Error> {
+        let message = format!(
+            "the server is behind what is stored: its WAL ends at {}, that in directory \"{}\" at {end}",
+            server.identity.flushed,
+            self.directory.path().display()
+        );
+        Ok(match self.answer(connection.is_standby()).await? {
+            true => Error::connection(message)
+                .with_detail("It is a standby and may catch up. Until then nothing is received or changed."),
+            false => Error::directory(message)
+                .with_detail(
+                    "It is a primary, so it has lost what was received from it. Nothing was changed.",
+                )
+                .with_hint(
+                    "If it was restored from an earlier state, receive from it into another directory.",
+                ),
+        })
+    }
+
+    /// The stream showed that the server has another log.
+    pub(super) fn diverged(&self, server: &Server, timeline: Timeline, at: Lsn) -> Error {
+        let size = server.segment_size;
+        let name = size.segment_of(at).file_name(timeline, size) + ".partial";
+        Error::directory(format!("the server's WAL is not what is stored, from {at} on"))
+            .with_detail(format!(
+                "\"{}\" holds other WAL of the same system and timeline at offset {}. Nothing was changed, and nothing \
+                 acknowledged.",
+                self.directory.path_of(&name),
+                size.offset_of(at)
+            ))
+            .with_hint("If the server was restored from an earlier state, receive from it into another directory.")
+    }
+}
+
+impl StartPlan {
+    /// Whether files decided where streaming starts.
+    fn rests_on_files(&self) -> bool {
+        matches!(
+            self.case,
+            Case::AtPartial | Case::AfterComplete | Case::RefetchDamaged
+        )
+    }
+}
+
+/// The segment of the newest file.
+fn newest_segment(server: &Server, plan: &StartPlan) -> SegmentNumber {
+    let segment = server.segment_size.segment_of(plan.lsn);
+    match plan.case {
+        Case::AfterComplete => SegmentNumber(segment.0.saturating_sub(1)),
+        _ => segment,
+    }
+}
+
+fn parse_history(timeline: Timeline, content: &[u8]) -> Option<History> {
+    History::parse(timeline, std::str::from_utf8(content).ok()?).ok()
+}
+
+/// Two servers that were promoted from the same one have different timelines of the same number. `history`
+/// is that of the server's timeline.
+fn check_ancestors(directory: &Directory, timeline: Timeline, history: &History) -> Result<()> {
+    let name = timeline.history_file_name();
+    if timeline == Timeline(1) || history.timeline < timeline || !directory.holds(&name)? {
+        return Ok(());
+    }
+    let mut content = Vec::new();
+    let read = std::io::Read::read_to_end(&mut directory.open_file(&name)?, &mut content);
+    read.map_err(|error| directory.failed("read", &name, &error))?;
+    let Some(ours) = parse_history(timeline, &content) else {
+        return Ok(());
+    };
+    let theirs: Vec<_> = history
+        .forks
+        .iter()
+        .filter(|fork| fork.timeline < timeline)
+        .collect();
+    if ours.forks.iter().eq(theirs.iter().copied()) {
+        return Ok(());
+    }
+    Err(Error::directory(format!(
+        "timeline {timeline} of the server is not the timeline {timeline} that is stored"
+    ))
+    .with_detail(format!(
+        "By \"{}\" it began at {}, by the server at {}. Nothing was changed.",
+        directory.path_of(&name),
+        origin(&ours.forks),
+        theirs
+            .last()
+            .map_or("another place".to_owned(), |fork| fork.end.to_string()),
+    ))
+    .with_hint("Receive from this server into another directory."))
+}
+
+fn origin(forks: &[crate::core::history::Fork]) -> String {
+    forks.last().map_or(String::new(), |fork| fork.end.to_string())
+}
+
+fn earlier(server: &Server, timeline: Timeline) -> Error {
+    let theirs = server.identity.timeline;
+    Error::connection(format!(
+        "starting timeline {timeline} is not present in the server"
+    ))
+    .with_detail(format!(
+        "The server is on timeline {theirs}, which others have left for timeline {timeline}."
+    ))
+    .with_hint("Connect to a server that followed, or let this one follow.")
+}
+
+fn unrelated(server: &Server, timeline: Timeline) -> Error {
+    let theirs = server.identity.timeline;
+    Error::directory(format!(
+        "timeline {timeline}, which is stored, is not in the history of the server's timeline {theirs}"
+    ))
+    .with_detail("What is stored went on where the server's history did not. Nothing was changed.")
+    .with_hint("Connect to a server that has it, or receive from this one into another directory.")
+}
