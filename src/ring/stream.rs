@@ -597,7 +597,8 @@ impl Stream<'_> {
     }
 
     fn send_status(&mut self, status: &Status) {
-        self.link.send(&status.encode(unix_us() - POSTGRES_EPOCH_US));
+        self.link
+            .send_status(&status.encode(unix_us() - POSTGRES_EPOCH_US));
         // Readers must not see more reported than flushed.
         self.shared.telemetry.flushed.set(self.core.progress().flushed());
         self.shared.telemetry.reported.set(status.flushed);

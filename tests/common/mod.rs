@@ -7,6 +7,7 @@
 pub mod archive;
 pub mod http;
 pub mod lsn;
+pub mod meeting;
 pub mod postgres;
 pub mod process;
 pub mod program;
@@ -17,6 +18,7 @@ pub mod skip;
 pub mod small_disk;
 pub mod stored;
 pub mod wait;
+pub mod walsender;
 
 pub use archive::Archive;
 pub use http::Http;
@@ -26,3 +28,4 @@ pub use process::Process;
 pub use receiver::{pg_receivewal, walring};
 pub use server::{Server, ServerOptions};
 pub use small_disk::SmallDisk;
+pub use walsender::Walsender;
