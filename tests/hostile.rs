@@ -139,6 +139,7 @@ fn lengths_that_no_message_has_are_refused() {
             streamed(announced(tag, length, &[b'M'; 100])).assert_refused(&what, &["message"]);
         }
     }
+    streamed(message(b'c', b"more")).assert_refused("CopyDone with content", &["unexpected message \"c\""]);
     for body in [&b"k"[..], b"k123", &[b'k'; 17], &[b'k'; 19], &[b'k'; 60_000]] {
         streamed(copy_data(body)).assert_refused("a keepalive", &["keepalive with"]);
     }
@@ -737,7 +738,7 @@ fn an_error_that_is_no_text_is_still_an_error() {
         &[0xff; 1000],
         &[b'M'; 60_000],
     ] {
-        streamed(message(b'E', body)).assert_refused("in the stream", &["unexpected termination"]);
+        streamed(message(b'E', body)).assert_refused("in the stream", &["unexpected termination", ":  "]);
         answered("IDENTIFY", [message(b'E', body), ready()].concat()).assert_refused("in answer", &[]);
     }
 }

@@ -48,9 +48,17 @@ impl Report {
         report
     }
 
-    /// As libpq shows it, with two blanks.
+    /// As libpq shows it, with two blanks. Without a text it is no PostgreSQL's, and still to be told.
     fn line(&self) -> String {
-        format!("{}:  {}", self.severity, self.message)
+        let or = |text: &str, other: &str| {
+            if text.is_empty() {
+                other.to_owned()
+            } else {
+                text.to_owned()
+            }
+        };
+        let severity = or(&self.severity, "ERROR");
+        format!("{severity}:  {}", or(&self.message, "the server gave no reason"))
     }
 }
 
@@ -146,7 +154,10 @@ mod tests {
     fn a_report_that_breaks_off_is_still_reported() {
         let error = parse_error_response(b"SERROR\0Mhalf a mess");
         assert_eq!(error.to_string(), "ERROR:  half a mess");
-        assert_eq!(parse_error_response(b"").to_string(), ":  ");
+        assert_eq!(
+            parse_error_response(b"").to_string(),
+            "ERROR:  the server gave no reason"
+        );
         assert_eq!(parse_error_response(b"SE\0M\xff\0\0").to_string(), "E:  \u{fffd}");
     }
 }

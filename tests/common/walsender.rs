@@ -240,6 +240,19 @@ impl Session {
         true
     }
 
+    /// Waits until the client has sent nothing for a moment: what it had to say about the last bytes it has said.
+    pub fn rest(&mut self) -> io::Result<()> {
+        let statuses = || self.heard.statuses.load(Ordering::SeqCst);
+        let mut seen = u64::MAX;
+        for _ in 0..20 {
+            if std::mem::replace(&mut seen, statuses()) == statuses() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
     /// Says nothing more, and waits until the client hangs up.
     pub fn hear_out(&mut self) -> io::Result<()> {
         let mut unheard = [0; 4096];
