@@ -5,6 +5,7 @@ mod model;
 
 use std::io;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use common::Lsn;
 use common::meeting::{Meeting, Source, meet};
@@ -314,6 +315,30 @@ fn a_server_that_never_reads_or_never_answers_is_left() {
         });
         meeting.assert_refused(&format!("silence at step {number}"), &["time"]);
     }
+}
+
+#[test]
+fn a_server_that_trickles_is_heard_as_long_as_it_does() {
+    let message = wal_message(at(10_000), at(40_000), wal(10_000, 40_000));
+    let end = Lsn(at(39_000)).to_string();
+    let meeting = meet(
+        source(),
+        &["--receive-timeout=1", "--endpos", &end],
+        move |session| {
+            let start = session.stream()?;
+            session.listen();
+            session.send_wal(start, wal(0, 10_000))?;
+            let (slow, rest) = message[20..].split_at(15);
+            session.send(&message[..20])?;
+            for byte in slow {
+                session.send(&[*byte])?;
+                std::thread::sleep(Duration::from_millis(250));
+            }
+            session.send(rest)?;
+            session.hear_out()
+        },
+    );
+    meeting.assert_content("a trickle");
 }
 
 // ---- answers ----

@@ -278,7 +278,7 @@ impl Receiver {
         let range = self.framer.ask(limit, length, lag > 0);
         Ask {
             slot,
-            certain: range.len() as u64 <= lag,
+            certain: range.len() as u64 <= lag && !self.timers.pinged,
             range,
             spread: None,
         }
@@ -303,10 +303,11 @@ impl Receiver {
             .map(|(every, at)| at + every);
         let quiet = (!self.demand.covers(self.progress.received())).then(|| self.timers.last_arrival + QUIET);
         let listens = self.armed && self.ending.is_none();
-        let silence = self.config.receive_timeout.filter(|_| listens).map(|timeout| {
-            let wait = if self.timers.pinged { timeout } else { timeout / 2 };
-            self.timers.heard + wait
-        });
+        let timeout = self
+            .config
+            .receive_timeout
+            .filter(|_| listens && !self.cancelling);
+        let silence = timeout.map(|timeout| self.timers.heard + timeout / 2);
         [status, quiet, silence, self.hold].into_iter().flatten().min()
     }
 
