@@ -7,12 +7,12 @@ use std::io;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use common::Lsn;
-use common::meeting::{Meeting, Source, meet};
+use common::meeting::{Meeting, Source, assert_holds_only, meet, receiver};
 use common::walsender::{
     Identity, Session, announced, authentication, copy_both, copy_data, data_row, error, keepalive, message,
     notice, parameter, ready, rows, wal_head, wal_message,
 };
+use common::{Archive, Http, Lsn, Walsender};
 use model::wal::{Shape, Wal};
 
 /// More than any script sends, and far more than a receiver may keep.
@@ -208,6 +208,60 @@ fn a_server_that_boasts_of_wal_it_does_not_send_gets_what_it_sent_acknowledged()
         });
         meeting.assert_content(&format!("a server that is at {server_end:X}"));
     }
+}
+
+#[test]
+fn a_clock_that_is_out_of_its_mind_does_no_harm() {
+    let times = [i64::MIN, i64::MIN + 1, -1, 0, 1, i64::MAX - 1, i64::MAX];
+    let mut wal = Wal::empty(3, Shape::default());
+    for time in times {
+        let commit = [&[255, 8][..], &time.to_le_bytes()].concat();
+        wal.put(1, 0, &commit, Some(time));
+    }
+    wal.record(1000);
+    let source = Source {
+        bytes: wal.all().to_vec(),
+        identity: Identity {
+            // Commits behind what the server had at the beginning are timed.
+            flushed: Lsn(wal.start()).to_string(),
+            ..source().identity.clone()
+        },
+        ..source().clone()
+    };
+    let (server_end, bytes) = (wal.end(), source.bytes.clone());
+    let archive = Archive::new();
+    let server = Walsender::start(source.identity.clone(), move |session| {
+        let start = session.stream()?;
+        session.listen();
+        for time in times {
+            session.send(&at_time(keepalive(start, true), time))?;
+        }
+        session.send(&at_time(wal_message(start, server_end, &bytes), i64::MAX))?;
+        session.hear_out()
+    });
+    let receiver = receiver(&server, &archive, &["--listen=127.0.0.1:0", "--latency-report"]);
+    let http = Http::of(&receiver);
+    http.wait_metric("walring_transactions_total", |count| count >= times.len() as f64);
+    http.wait_metric("walring_durable_seconds_count", |count| {
+        count >= times.len() as f64
+    });
+    assert_eq!(
+        (http.get("/metrics").code, http.get("/v1/status").code),
+        (200, 200)
+    );
+    let exit = receiver.stop();
+    assert!(!exit.has_line_with(&["panicked"]), "{exit:#?}");
+    assert_holds_only("clocks", &archive, &source, server.flushed());
+}
+
+/// The message as if it was sent then.
+fn at_time(mut message: Vec<u8>, time: i64) -> Vec<u8> {
+    let place = match message[5] {
+        b'w' => 22,
+        _ => 14,
+    };
+    message[place..place + 8].copy_from_slice(&time.to_be_bytes());
+    message
 }
 
 // ---- floods ----

@@ -604,10 +604,11 @@ impl Stream<'_> {
         self.shared.telemetry.reported.set(status.flushed);
     }
 
-    /// A transaction is durable that the server committed then, by its clock.
+    /// A transaction is durable that the server committed then, by its clock, which may say anything.
     fn committed(&mut self, committed_us: i64) {
-        let committed = committed_us + POSTGRES_EPOCH_US;
-        let took = Duration::from_micros(u64::try_from(unix_us() - committed).unwrap_or(0));
+        let committed = committed_us.saturating_add(POSTGRES_EPOCH_US);
+        let took = unix_us().saturating_sub(committed);
+        let took = Duration::from_micros(u64::try_from(took).unwrap_or(0));
         self.shared.telemetry.last_commit.set(committed);
         self.measure(Measure::Commit(took));
     }
