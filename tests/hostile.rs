@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use common::meeting::{Meeting, Source, assert_holds_only, meet, receiver};
 use common::walsender::{
-    Identity, Session, announced, authentication, copy_both, copy_data, data_row, error, keepalive, message,
-    notice, parameter, ready, rows, wal_head, wal_message,
+    Identity, Session, announced, asked_position, authentication, copy_both, copy_data, data_row, error,
+    keepalive, message, notice, parameter, ready, rows, wal_head, wal_message,
 };
 use common::{Archive, Http, Lsn, Walsender};
 use model::wal::{Shape, Wal};
@@ -25,25 +25,35 @@ const IMPATIENT: &str = "--receive-timeout=2";
 fn source() -> &'static Source {
     static SOURCE: OnceLock<Source> = OnceLock::new();
     SOURCE.get_or_init(|| {
-        let shape = Shape {
-            length: 5 << 19,
-            switches: 0,
-            ..Shape::default()
-        };
-        let (segment, system_identifier) = (shape.segment, shape.system_identifier);
-        let wal = Wal::new(1, shape);
-        Source {
-            identity: Identity {
-                system_identifier: system_identifier.to_string(),
-                timeline: "1".to_owned(),
-                flushed: Lsn(wal.start() + 1000).to_string(),
-                segment_size: "1MB".to_owned(),
+        let wal = Wal::new(
+            1,
+            Shape {
+                length: 5 << 19,
+                switches: 0,
+                // A stream begins again at a record: near where the last one ended.
+                longest: 300,
+                deaths: 0,
+                ..Shape::default()
             },
-            start: wal.start(),
-            bytes: wal.all().to_vec(),
-            segment,
-        }
+        );
+        source_of(&wal)
     })
+}
+
+/// A server that stands near the beginning of this log.
+fn source_of(wal: &Wal) -> Source {
+    let shape = wal.shape();
+    Source {
+        identity: Identity {
+            system_identifier: shape.system_identifier.to_string(),
+            timeline: "1".to_owned(),
+            flushed: Lsn(wal.start() + 1000).to_string(),
+            segment_size: "1MB".to_owned(),
+        },
+        start: wal.start(),
+        bytes: wal.all().to_vec(),
+        segment: shape.segment,
+    }
 }
 
 /// The source's WAL between two distances from its start.
@@ -89,6 +99,61 @@ fn an_honest_script_is_received_to_the_end() {
     });
     meeting.assert_content("an honest server");
     assert!(meeting.flushed >= at(2_000_000), "{:#?}", meeting.exit);
+}
+
+#[test]
+fn wal_that_comes_together_with_the_beginning_of_the_stream_is_all_received() {
+    // The first stream ends a little before a segment does; the second begins there, all at once.
+    for (left, piece, length) in [
+        (100, 8000, 5_000),
+        (100, 8000, 9_000),
+        (100, 8000, 13_000),
+        (3000, 4000, 7_000),
+        (5000, 100_000, 27_000),
+    ] {
+        let (archive, end) = (Archive::new(), Lsn(at(1_999_999)));
+        let mut whole = source().clone();
+        whole.identity.flushed = Lsn(at(whole.bytes.len())).to_string();
+        let server = Walsender::start(whole.identity.clone(), move |session| {
+            session.let_in()?;
+            let command = loop {
+                let command = session.command()?;
+                if command.starts_with("START_REPLICATION") {
+                    break command;
+                }
+                let answer = session.usual_answer(&command);
+                session.send(&answer)?;
+            };
+            session.listen();
+            let from = (asked_position(&command) - at(0)) as usize;
+            let to = match session.number {
+                1 => (1 << 20) - left,
+                _ => source().bytes.len(),
+            };
+            assert_eq!(from > 0, session.number > 1, "where the last stream ended");
+            // A long message before has the receiver make room, and then read much at once.
+            let long = notice("NOTICE", &"long ".repeat(length));
+            let mut together = [long, copy_both()].concat();
+            for (index, payload) in wal(from, to).chunks(piece).enumerate() {
+                let start = at(from + index * piece);
+                together.extend(wal_message(start, at(to), payload));
+            }
+            session.send(&together)?;
+            if session.number == 1 && !session.wait_flushed(at(to - 1000)) {
+                panic!("the first stream is not acknowledged");
+            }
+            if session.number == 1 {
+                Ok(())
+            } else {
+                session.hear_out()
+            }
+        });
+        let (start, end) = (Lsn(at(0)).to_string(), end.to_string());
+        let range = ["--start-lsn", &start, "--endpos", &end, "--verify=off"];
+        let exit = receiver(&server, &archive, &range).finish();
+        assert_eq!((exit.code, server.connections()), (Some(0), 2), "{exit:#?}");
+        assert_holds_only("all at once", &archive, &whole, server.flushed());
+    }
 }
 
 // ---- WAL ----
@@ -219,15 +284,9 @@ fn a_clock_that_is_out_of_its_mind_does_no_harm() {
         wal.put(1, 0, &commit, Some(time));
     }
     wal.record(1000);
-    let source = Source {
-        bytes: wal.all().to_vec(),
-        identity: Identity {
-            // Commits behind what the server had at the beginning are timed.
-            flushed: Lsn(wal.start()).to_string(),
-            ..source().identity.clone()
-        },
-        ..source().clone()
-    };
+    // Commits behind what the server had at the beginning are timed.
+    let mut source = source_of(&wal);
+    source.identity.flushed = Lsn(wal.start()).to_string();
     let (server_end, bytes) = (wal.end(), source.bytes.clone());
     let archive = Archive::new();
     let server = Walsender::start(source.identity.clone(), move |session| {
