@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use common::meeting::{Meeting, Source, assert_holds_only, meet, receiver};
 use common::walsender::{
-    Identity, Session, announced, asked_position, authentication, copy_both, copy_data, data_row, error,
-    keepalive, message, notice, parameter, ready, rows, wal_head, wal_message,
+    Session, announced, asked_position, authentication, copy_both, copy_data, data_row, error, keepalive,
+    message, notice, parameter, ready, rows, wal_head, wal_message,
 };
 use common::{Archive, Http, Lsn, Walsender};
 use model::wal::{Shape, Wal};
@@ -40,20 +40,9 @@ fn source() -> &'static Source {
     })
 }
 
-/// A server that stands near the beginning of this log.
+/// A server that has this log.
 fn source_of(wal: &Wal) -> Source {
-    let shape = wal.shape();
-    Source {
-        identity: Identity {
-            system_identifier: shape.system_identifier.to_string(),
-            timeline: "1".to_owned(),
-            flushed: Lsn(wal.start() + 1000).to_string(),
-            segment_size: "1MB".to_owned(),
-        },
-        start: wal.start(),
-        bytes: wal.all().to_vec(),
-        segment: shape.segment,
-    }
+    Source::new(wal.shape().system_identifier, wal.start(), wal.all())
 }
 
 /// The source's WAL between two distances from its start.

@@ -6,11 +6,9 @@ mod model;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use common::Lsn;
 use common::meeting::{Source, meet};
 use common::walsender::{
-    Identity, Session, authentication, copy_both, keepalive, message, notice, parameter, ready, rows,
-    wal_message,
+    Session, authentication, copy_both, keepalive, message, notice, parameter, ready, rows, wal_message,
 };
 use model::Rng;
 use model::wal::{Shape, Wal};
@@ -57,7 +55,7 @@ fn conversations_damaged_at_random_end_well() {
 /// Holds one conversation; whether WAL was acknowledged in it.
 fn hold(seed: u64, wal: &Arc<Wal>) -> bool {
     let mut rng = Rng::new(seed);
-    let source = source(wal);
+    let source = Source::new(wal.shape().system_identifier, wal.start(), wal.all());
     let mut parts = conversation(&source, &mut rng);
     for _ in 0..rng.between(1, 3) {
         damage(&mut parts, wal, &mut rng);
@@ -68,21 +66,6 @@ fn hold(seed: u64, wal: &Arc<Wal>) -> bool {
     let what = format!("HOSTILE_SEED={seed}");
     meeting.assert_sound(&what);
     meeting.flushed > 0
-}
-
-fn source(wal: &Wal) -> Source {
-    let shape = wal.shape();
-    Source {
-        identity: Identity {
-            system_identifier: shape.system_identifier.to_string(),
-            timeline: "1".to_owned(),
-            flushed: Lsn(wal.start() + 1000).to_string(),
-            segment_size: "1MB".to_owned(),
-        },
-        start: wal.start(),
-        bytes: wal.all().to_vec(),
-        segment: shape.segment,
-    }
 }
 
 /// What an honest server says: in answer to each of the client's messages, and in the stream a message at a time.

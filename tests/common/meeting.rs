@@ -22,6 +22,23 @@ pub struct Source {
     pub segment: u64,
 }
 
+impl Source {
+    /// A server whose log of segments of 1 MB is this, and that says to stand near its beginning.
+    pub fn new(system_identifier: u64, start: u64, bytes: &[u8]) -> Source {
+        Source {
+            identity: Identity {
+                system_identifier: system_identifier.to_string(),
+                timeline: "1".to_owned(),
+                flushed: super::Lsn(start + 1000).to_string(),
+                segment_size: "1MB".to_owned(),
+            },
+            start,
+            bytes: bytes.to_vec(),
+            segment: 1 << 20,
+        }
+    }
+}
+
 /// How it ended.
 pub struct Meeting {
     pub exit: Exit,
