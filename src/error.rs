@@ -53,9 +53,9 @@ impl Error {
         }
     }
 
-    /// The server sent what the protocol does not allow here.
+    /// The server sent what the protocol does not allow here. The message may quote it as it came.
     pub fn protocol(message: impl Into<String>) -> Error {
-        Error::new(Kind::Protocol, message)
+        Error::new(Kind::Protocol, printable(&message.into()))
     }
 
     /// The target directory holds something that must not be touched, or is in use.
@@ -150,6 +150,31 @@ impl Error {
     }
 }
 
+/// More of a text than that is not shown, in characters.
+const LONGEST_SHOWN: usize = 4000;
+
+/// What somebody else said, fit to be shown: it must neither begin a line of its own, which would read as ours, nor
+/// steer a terminal, nor fill a log.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len().min(LONGEST_SHOWN));
+    for (count, character) in text.chars().enumerate() {
+        if count == LONGEST_SHOWN {
+            shown.push_str("...");
+            break;
+        }
+        match character {
+            c if c.is_control() || reorders(c) => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// Whether it ends a line or changes the direction of what follows.
+fn reorders(character: char) -> bool {
+    matches!(character, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
 /// The system's words for an error without the number that Rust adds, as PostgreSQL prints it.
 pub fn system_text(error: &io::Error) -> String {
     let text = error.to_string();
@@ -195,6 +220,15 @@ mod tests {
         let error = io::Error::from_raw_os_error(32);
         assert_eq!(system_text(&error), "Broken pipe");
         assert_eq!(system_text(&io::Error::other("x")), "x");
+    }
+
+    #[test]
+    fn what_others_say_stays_in_its_line_and_steers_nothing() {
+        assert_eq!(printable("größer als 5 \"x\""), "größer als 5 \"x\"");
+        assert_eq!(printable("a\nb\r\t\0"), "a\\nb\\r\\t\\u{0}");
+        assert_eq!(printable("\u{1b}[2J\u{9b}\u{202e}"), "\\u{1b}[2J\\u{9b}\\u{202e}");
+        assert_eq!(printable(&"x".repeat(5000)).len(), LONGEST_SHOWN + 3);
+        assert_eq!(Error::protocol("\u{7}").to_string(), "\\u{7}");
     }
 
     #[test]

@@ -262,7 +262,7 @@ impl Framer {
         }
         match tag {
             b'd' => self.next_copy_data(slot, length),
-            b'c' => {
+            b'c' if length == 4 => {
                 self.raw.start += FRAME_HEAD;
                 Ok(Some(Frame::CopyDone))
             }

@@ -256,13 +256,22 @@ impl Receiver {
     /// How the socket is to be read now. The caller owns the slot until it reports
     /// [`Receiver::received`] or [`Receiver::receive_cancelled`].
     pub fn arm(&mut self, now: Duration) -> Option<Ask> {
+        self.arm_as(now, true)
+    }
+
+    /// As [`Receiver::arm`], for bytes that were read already: these lie in one piece.
+    pub fn arm_for_early(&mut self, now: Duration) -> Option<Ask> {
+        self.arm_as(now, false)
+    }
+
+    fn arm_as(&mut self, now: Duration, may_spread: bool) -> Option<Ask> {
         if self.armed || self.carrying || self.ending.is_some() || self.waits_for_durable_write() {
             return None;
         }
         if self.is_window_full() {
             return None;
         }
-        let ask = self.ask();
+        let ask = self.ask(may_spread);
         self.armed = !ask.range.is_empty();
         self.spread = ask.spread;
         if now > self.timers.heard + BRISK {
@@ -272,10 +281,13 @@ impl Receiver {
         self.armed.then_some(ask)
     }
 
-    fn ask(&self) -> Ask {
+    fn ask(&self, may_spread: bool) -> Ask {
         let (slot, limit, length) = (self.window.slot, self.window.limit, self.slot_length());
         let lag = self.situation().lag();
-        let spread = self.framer.spread(limit, length).filter(|_| self.is_bulk());
+        let spread = self
+            .framer
+            .spread(limit, length)
+            .filter(|_| may_spread && self.is_bulk());
         if let Some(spread) = spread.filter(|spread| spread.wal_length() as u64 <= lag) {
             let start = self.framer.place();
             return Ask {
@@ -288,7 +300,7 @@ impl Receiver {
         let range = self.framer.ask(limit, length, lag > 0);
         Ask {
             slot,
-            certain: range.len() as u64 <= lag,
+            certain: range.len() as u64 <= lag && !self.timers.pinged,
             range,
             spread: None,
         }
@@ -313,10 +325,11 @@ impl Receiver {
             .map(|(every, at)| at + every);
         let quiet = (!self.demand.covers(self.progress.received())).then(|| self.timers.last_arrival + QUIET);
         let listens = self.armed && self.ending.is_none();
-        let silence = self.config.receive_timeout.filter(|_| listens).map(|timeout| {
-            let wait = if self.timers.pinged { timeout } else { timeout / 2 };
-            self.timers.heard + wait
-        });
+        let timeout = self
+            .config
+            .receive_timeout
+            .filter(|_| listens && !self.cancelling);
+        let silence = timeout.map(|timeout| self.timers.heard + timeout / 2);
         [status, quiet, silence, self.hold].into_iter().flatten().min()
     }
 

@@ -240,6 +240,9 @@ impl Receiver {
         }
     }
 
+    /// After half the timeout the server is asked for a sign of life, and the read is withdrawn: one that waits for
+    /// a whole message may hold bytes that have come over a slow link meanwhile. The next one takes any byte, and
+    /// has the other half.
     fn check_silence(&mut self, now: Duration) {
         let Some(timeout) = self
             .config
@@ -248,18 +251,20 @@ impl Receiver {
         else {
             return;
         };
-        let silence = now.saturating_sub(self.timers.heard);
-        if silence >= timeout && self.timers.pinged {
+        if now.saturating_sub(self.timers.heard) < timeout / 2 || self.cancelling {
+            return;
+        }
+        if self.timers.pinged {
             let seconds = timeout.as_secs_f64();
             let message = format!(
                 "the server has sent nothing within the receive timeout of {seconds} seconds, although asked to"
             );
             self.end(Ending::Failed(Error::connection(message)));
-            self.cancel_receive();
-        } else if silence >= timeout / 2 && !self.timers.pinged {
+        } else {
             self.timers.pinged = true;
             self.send_status(now, true);
         }
+        self.cancel_receive();
     }
 
     fn report(&mut self, now: Duration) {

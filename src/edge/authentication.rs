@@ -14,7 +14,7 @@ use postgres_protocol::message::frontend;
 use crate::edge::password::Password;
 use crate::edge::require_auth::{Method, RequireAuth};
 use crate::edge::wire::{Incoming, Wire};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 
 /// What there is to prove an identity with.
 pub struct Credentials<'a> {
@@ -100,7 +100,7 @@ fn sasl_method(body: &AuthenticationSaslBody) -> Result<Method> {
     } else {
         Err(Error::unsupported(format!(
             "none of the server's SASL authentication mechanisms are supported: {}",
-            offered.join(", ")
+            printable(&offered.join(", "))
         )))
     }
 }
@@ -150,7 +150,7 @@ async fn prove_by_scram(wire: &mut Wire, password: &Password) -> Result<()> {
         Incoming::Error(error) => return Err(error),
         _ => return Err(unexpected()),
     }
-    .map_err(|error| Error::unsupported(format!("incorrect server signature: {error}")))
+    .map_err(|error| Error::unsupported(printable(&format!("incorrect server signature: {error}"))))
 }
 
 fn not_supported(method: &str) -> Error {

@@ -17,8 +17,8 @@ use crate::edge::conninfo::Conninfo;
 use crate::edge::hosts::Host;
 use crate::edge::password::Password;
 use crate::edge::socket::Socket;
-use crate::edge::wire::{Incoming, Wire, hung_up};
-use crate::error::{Error, Result};
+use crate::edge::wire::{Incoming, LONGEST, Wire, hung_up};
+use crate::error::{Error, Result, printable};
 
 /// The oldest server whose answers walring knows, as `server_version_num`. Newer ones than it was
 /// tested with are welcome: the streaming protocol has only ever grown.
@@ -26,6 +26,15 @@ const OLDEST_VERSION: u32 = 120_000;
 
 /// More rows than any replication command answers with.
 const MOST_ROWS: usize = 1000;
+
+/// More than any replication command answers with, in bytes: the longest answer is a timeline history file.
+const MOST_ROW_BYTES: usize = LONGEST;
+
+/// More parameters than any server reports; later ones are not kept.
+const MOST_PARAMETERS: usize = 64;
+
+/// Parameters whose values are longer, in bytes, are not kept.
+const LONGEST_PARAMETER: usize = 1000;
 
 /// How long the farewell may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -113,16 +122,20 @@ impl Connection {
     /// Stream data that is still under way is dropped.
     pub(crate) async fn answer(&mut self) -> Result<Answer> {
         let mut rows = Vec::new();
+        let mut row_bytes = 0;
         let mut failed = None;
         let mut completed = false;
         loop {
             match self.receive().await? {
                 Some(Incoming::Error(error)) => failed = Some(error),
                 Some(Incoming::CopyBoth) => return Ok(Answer::CopyBoth),
-                Some(Incoming::Other(Message::DataRow(_))) if rows.len() == MOST_ROWS => {
-                    return Err(Error::protocol("server sent more rows than any command has"));
+                Some(Incoming::Other(Message::DataRow(row))) => {
+                    row_bytes += row.buffer().len();
+                    if rows.len() == MOST_ROWS || row_bytes > MOST_ROW_BYTES {
+                        return Err(Error::protocol("server sent more than any command answers with"));
+                    }
+                    rows.push(columns(&row)?);
                 }
-                Some(Incoming::Other(Message::DataRow(row))) => rows.push(columns(&row)?),
                 Some(Incoming::Other(Message::ReadyForQuery(_))) => {
                     return failed.map_or(Ok(Answer::Rows(rows)), Err);
                 }
@@ -147,11 +160,18 @@ impl Connection {
                 Some(Incoming::Other(Message::ParameterStatus(body))) => {
                     // One that is no UTF-8 is none of those that matter.
                     if let (Ok(name), Ok(value)) = (body.name(), body.value()) {
-                        self.parameters.insert(name.to_owned(), value.to_owned());
+                        self.keep_parameter(name, value);
                     }
                 }
                 incoming => return Ok(incoming),
             }
+        }
+    }
+
+    fn keep_parameter(&mut self, name: &str, value: &str) {
+        let short = name.len().max(value.len()) <= LONGEST_PARAMETER;
+        if short && (self.parameters.len() < MOST_PARAMETERS || self.parameters.contains_key(name)) {
+            self.parameters.insert(name.to_owned(), printable(value));
         }
     }
 

@@ -55,6 +55,9 @@ pub struct Conninfo {
     pub startup: Vec<(&'static str, String)>,
     /// How long one address may take to connect and log in; `None` is for ever.
     pub connect_timeout: Option<Duration>,
+    /// How long that may take where `connect_timeout` says nothing: a server that falls silent while it
+    /// lets us in would otherwise hold up a receiver for ever.
+    pub patience: Option<Duration>,
     /// The options of a TCP socket.
     pub tcp: TcpOptions,
     /// Which ways to authenticate are allowed.
@@ -83,6 +86,7 @@ impl Conninfo {
             startup: startup_parameters(&settings, explicit, env, &user, &database),
             connect_timeout: positive(&settings, "connect_timeout")?
                 .map(|seconds| Duration::from_secs(seconds.into())),
+            patience: None,
             tcp: tcp_options(&settings)?,
             require_auth: require_auth.transpose()?.unwrap_or_default(),
             password: settings.value("password").and_then(Password::new),

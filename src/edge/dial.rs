@@ -118,7 +118,7 @@ async fn try_address(
 ) -> std::result::Result<Attempt, Failure> {
     let place = format!("{} failed", describe(host, address));
     let attempt = connect(info, host, address, typed);
-    let attempt = match info.connect_timeout {
+    let attempt = match info.connect_timeout.or(info.patience) {
         None => attempt.await,
         Some(limit) => timeout(limit, attempt)
             .await

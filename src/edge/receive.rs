@@ -46,7 +46,8 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
     let telemetry = Arc::new(Telemetry::default());
     let summary = Summary::new(Arc::clone(&telemetry), options.log.format);
     summary.print_on_signal()?;
-    let info = connection_settings(&options.connection)?;
+    let mut info = connection_settings(&options.connection)?;
+    info.patience = options.receive_timeout;
     let mut prompt = PasswordPrompt::new(options.connection.password);
     let directory = Directory::open(&options.directory)?;
     telemetry.set_activity(Activity::Starting);

@@ -90,7 +90,7 @@ impl Connection {
         }
         Ok(SystemIdentity {
             system_identifier: parse_column(row, 0, "system identifier")?,
-            timeline: Timeline(parse_column(row, 1, "timeline")?),
+            timeline: parse_timeline(row, 1, "timeline")?,
             flushed: parse_lsn(row, 2)?,
         })
     }
@@ -151,10 +151,10 @@ impl Connection {
             );
         }
         let restart_lsn = row[1].is_some().then(|| parse_lsn(row, 1)).transpose()?;
-        let restart_timeline = row[2].is_some().then(|| parse_column(row, 2, "restart_tli"));
+        let restart_timeline = row[2].is_some().then(|| parse_timeline(row, 2, "restart_tli"));
         Ok(Slot {
             restart_lsn,
-            restart_timeline: restart_timeline.transpose()?.map(Timeline),
+            restart_timeline: restart_timeline.transpose()?,
         })
     }
 
@@ -281,8 +281,24 @@ fn parse_column<T: FromStr>(row: &Row, column: usize, what: &str) -> Result<T> {
         .map_err(|_| Error::protocol(format!("could not parse {what} \"{text}\"")))
 }
 
+fn parse_timeline(row: &Row, column: usize, what: &str) -> Result<Timeline> {
+    match parse_column(row, column, what)? {
+        0 => Err(Error::protocol(format!(
+            "server reported 0 as {what}, which is none"
+        ))),
+        number => Ok(Timeline(number)),
+    }
+}
+
+/// No log gets so long that half of all positions were used; what lies behind is no position.
 fn parse_lsn(row: &Row, column: usize) -> Result<Lsn> {
-    parse_column(row, column, "write-ahead log location")
+    let lsn: Lsn = parse_column(row, column, "write-ahead log location")?;
+    match lsn.0 <= u64::MAX / 2 {
+        true => Ok(lsn),
+        false => Err(Error::protocol(format!(
+            "server reported {lsn} as write-ahead log location, which no log reaches"
+        ))),
+    }
 }
 
 /// The row that says where the log goes on: timeline and start.

@@ -2,7 +2,16 @@
 //!
 //! Source of the fields: PostgreSQL doc protocol.sgml, "Error and Notice Message Fields".
 
-use crate::error::Error;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, printable};
+
+/// So many notices are logged in each [`NOTICES_TIME`]; a server that sends more says nothing worth a full log.
+const MOST_NOTICES: u32 = 100;
+
+/// See [`MOST_NOTICES`].
+const NOTICES_TIME: Duration = Duration::from_secs(60);
 
 /// The fields of an ErrorResponse or NoticeResponse that walring uses.
 #[derive(Default)]
@@ -25,7 +34,7 @@ impl Report {
             let Some((kind, text)) = field.split_first() else {
                 break;
             };
-            let text = String::from_utf8_lossy(text).into_owned();
+            let text = printable(&String::from_utf8_lossy(text));
             match kind {
                 b'S' => report.severity = text,
                 b'V' => report.plain_severity = text,
@@ -39,9 +48,17 @@ impl Report {
         report
     }
 
-    /// As libpq shows it, with two blanks.
+    /// As libpq shows it, with two blanks. Without a text it is no PostgreSQL's, and still to be told.
     fn line(&self) -> String {
-        format!("{}:  {}", self.severity, self.message)
+        let or = |text: &str, other: &str| {
+            if text.is_empty() {
+                other.to_owned()
+            } else {
+                text.to_owned()
+            }
+        };
+        let severity = or(&self.severity, "ERROR");
+        format!("{severity}:  {}", or(&self.message, "the server gave no reason"))
     }
 }
 
@@ -59,8 +76,17 @@ pub fn parse_error_response(body: &[u8]) -> Error {
     error
 }
 
-/// Logs the body of a NoticeResponse: a warning as one, anything less as information.
+/// Logs the body of a NoticeResponse: a warning as one, anything less as information. Of very many only some.
 pub fn log_notice(body: &[u8]) {
+    static LOGGED: Mutex<Notices> = Mutex::new(Notices::NONE);
+    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    let left_out = logged.admit(Instant::now());
+    drop(logged);
+    match left_out {
+        None => return,
+        Some(0) => {}
+        Some(count) => tracing::warn!("{count} notices of the server were not logged"),
+    }
     let report = Report::parse(body);
     match report.plain_severity.as_str() {
         "WARNING" => tracing::warn!("server: {}", report.line()),
@@ -68,9 +94,52 @@ pub fn log_notice(body: &[u8]) {
     }
 }
 
+/// The notices of a while.
+struct Notices {
+    since: Option<Instant>,
+    logged: u32,
+    left_out: u64,
+}
+
+impl Notices {
+    const NONE: Notices = Notices {
+        since: None,
+        logged: 0,
+        left_out: 0,
+    };
+
+    /// Whether one more is to be logged: then how many were left out before it.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        let since = *self.since.get_or_insert(now);
+        let mut left_out = 0;
+        if now.saturating_duration_since(since) >= NOTICES_TIME {
+            left_out = self.left_out;
+            *self = Notices {
+                since: Some(now),
+                ..Notices::NONE
+            };
+        }
+        if self.logged == MOST_NOTICES {
+            self.left_out += 1;
+            return None;
+        }
+        self.logged += 1;
+        Some(left_out)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_very_many_notices_only_some_are_logged() {
+        let (mut notices, now) = (Notices::NONE, Instant::now());
+        let admitted = (0..250).filter_map(|_| notices.admit(now)).collect::<Vec<_>>();
+        assert_eq!(admitted, [0; 100]);
+        assert_eq!(notices.admit(now + NOTICES_TIME), Some(150));
+        assert_eq!(notices.admit(now + NOTICES_TIME), Some(0));
+    }
 
     #[test]
     fn an_error_reads_as_libpq_shows_it() {
@@ -85,7 +154,10 @@ mod tests {
     fn a_report_that_breaks_off_is_still_reported() {
         let error = parse_error_response(b"SERROR\0Mhalf a mess");
         assert_eq!(error.to_string(), "ERROR:  half a mess");
-        assert_eq!(parse_error_response(b"").to_string(), ":  ");
+        assert_eq!(
+            parse_error_response(b"").to_string(),
+            "ERROR:  the server gave no reason"
+        );
         assert_eq!(parse_error_response(b"SE\0M\xff\0\0").to_string(), "E:  \u{fffd}");
     }
 }

@@ -20,7 +20,7 @@ const LONGEST_BEFORE_LOGIN: usize = 32 << 10;
 
 /// Longest message accepted after that, in bytes. Only a timeline history file gets long, some
 /// hundred bytes for each timeline.
-const LONGEST: usize = 16 << 20;
+pub const LONGEST: usize = 16 << 20;
 
 /// How much to make room for before each read, in bytes; answers to commands are short.
 const READ_SIZE: usize = 8 << 10;

@@ -15,11 +15,15 @@ use tokio_uring::buf::fixed::FixedBuf;
 
 use super::op;
 use super::setup;
+use crate::core::message::Status;
 use crate::core::order::Ask;
 use crate::error::{Error, Result, system_text};
 
 /// In catch-up the kernel wakes us for so many bytes, not for each packet.
 const BULK_LOW_WATER: i32 = 1 << 20;
+
+/// No more than that waits for a server that does not read, in bytes.
+const MOST_UNSENT: usize = 64 * Status::LENGTH;
 
 /// A connected socket in blocking mode.
 pub struct Link {
@@ -77,6 +81,14 @@ impl Link {
             self.low_water = low_water;
             op::set_low_water(&self.socket, low_water);
         }
+    }
+
+    /// Sends a status. A server that reads none gets fewer: each says all that those before it said.
+    pub fn send_status(&mut self, status: &[u8; Status::LENGTH]) {
+        if self.unsent.len() >= MOST_UNSENT {
+            self.unsent.clear();
+        }
+        self.send(status);
     }
 
     /// Sends at once what the socket takes at once, and the rest through the ring, in order. An error
@@ -154,5 +166,51 @@ impl Link {
         let socket = Rc::try_unwrap(self.socket).or_else(|shared| shared.try_clone());
         socket
             .map_err(|error| Error::connection(format!("could not keep the socket: {}", system_text(&error))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn statuses_for_a_server_that_does_not_read_do_not_pile_up() {
+        tokio_uring::start(async {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let mut link = Link::new(ours.into());
+            for number in 0..100_000u32 {
+                let mut status = [0; Status::LENGTH];
+                status[..4].copy_from_slice(&number.to_be_bytes());
+                link.send_status(&status);
+                assert!(link.unsent.len() <= MOST_UNSENT, "{} bytes", link.unsent.len());
+            }
+            assert!(link.is_sending(), "the socket is full");
+            link.send(b"end");
+            // What does arrive is whole, in order, and has the newest status.
+            let reader = thread::spawn(move || {
+                let mut bytes = Vec::new();
+                theirs.read_to_end(&mut bytes).map(|_| bytes).unwrap()
+            });
+            std::future::poll_fn(|cx| {
+                while link.poll_send(cx) {}
+                if link.is_sending() {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
+            })
+            .await;
+            drop(link);
+            let mut bytes = reader.join().unwrap();
+            assert_eq!(bytes.split_off(bytes.len() - 3), b"end");
+            let (statuses, rest) = bytes.as_chunks::<{ Status::LENGTH }>();
+            let numbers = statuses
+                .iter()
+                .map(|status| u32::from_be_bytes(status[..4].try_into().unwrap()));
+            assert!(rest.is_empty() && numbers.clone().is_sorted());
+            assert_eq!(numbers.last(), Some(99_999));
+        });
     }
 }

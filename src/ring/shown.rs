@@ -52,7 +52,8 @@ impl Shown {
             let now = unix_us();
             if heard {
                 telemetry.last_receipt.set(now);
-                telemetry.last_send.set(core.server_sent_us() + POSTGRES_EPOCH_US);
+                let sent = core.server_sent_us().saturating_add(POSTGRES_EPOCH_US);
+                telemetry.last_send.set(sent);
             }
             if caught_up {
                 telemetry.last_caught_up.set(now);

@@ -117,6 +117,7 @@ pub async fn run(
         link: Link::new(socket),
         segments,
         size,
+        early,
         postponed: None,
         timer: Timer::default(),
         began: Instant::now(),
@@ -129,7 +130,6 @@ pub async fn run(
         shared,
     };
     stream.load_prefix()?;
-    stream.feed(early);
     let result = poll_fn(|cx| stream.turn(cx)).await;
     poll_fn(|cx| stream.land(cx)).await;
     stream.publish();
@@ -149,6 +149,8 @@ struct Stream<'a> {
     link: Link,
     segments: Segments,
     size: SegmentSize,
+    /// What was read before the stream began and is not handed to the core yet.
+    early: BytesMut,
     /// An order that waits for its segment's file to be prepared.
     postponed: Option<Output>,
     timer: Timer,
@@ -181,19 +183,19 @@ impl Stream<'_> {
         loaded
     }
 
-    /// Hands the core what was read before the stream began, as if it arrived now.
-    fn feed(&mut self, mut early: BytesMut) {
-        while !early.is_empty() {
-            let Some(Ask { slot, range, .. }) = self.core.arm(self.now()) else {
-                break;
-            };
-            let count = range.len().min(early.len());
-            let mut buffer = self.shared.slots.take(slot);
-            buffer[range.start..range.start + count].copy_from_slice(&early.split_to(count));
-            self.core
-                .received(self.now(), count, &mut buffer, &[0; HEADS_LENGTH]);
-            self.shared.slots.put(slot, buffer);
-        }
+    /// Hands the core some of what was read before the stream began, as if it arrived now; false if there is no
+    /// room for it yet.
+    fn feed(&mut self) -> bool {
+        let Some(Ask { slot, range, .. }) = self.core.arm_for_early(self.now()) else {
+            return false;
+        };
+        let count = range.len().min(self.early.len());
+        let mut buffer = self.shared.slots.take(slot);
+        buffer[range.start..range.start + count].copy_from_slice(&self.early.split_to(count));
+        self.core
+            .received(self.now(), count, &mut buffer, &[0; HEADS_LENGTH]);
+        self.shared.slots.put(slot, buffer);
+        true
     }
 
     /// One turn: everything that can be done without waiting.
@@ -325,6 +327,9 @@ impl Stream<'_> {
     fn arm(&mut self) -> bool {
         if self.flight.cancel.is_some() {
             return false;
+        }
+        if !self.early.is_empty() {
+            return self.feed();
         }
         self.link.expect(self.core.is_bulk());
         let Some(ask) = self.core.arm(self.now()) else {
@@ -597,16 +602,18 @@ impl Stream<'_> {
     }
 
     fn send_status(&mut self, status: &Status) {
-        self.link.send(&status.encode(unix_us() - POSTGRES_EPOCH_US));
+        self.link
+            .send_status(&status.encode(unix_us() - POSTGRES_EPOCH_US));
         // Readers must not see more reported than flushed.
         self.shared.telemetry.flushed.set(self.core.progress().flushed());
         self.shared.telemetry.reported.set(status.flushed);
     }
 
-    /// A transaction is durable that the server committed then, by its clock.
+    /// A transaction is durable that the server committed then, by its clock, which may say anything.
     fn committed(&mut self, committed_us: i64) {
-        let committed = committed_us + POSTGRES_EPOCH_US;
-        let took = Duration::from_micros(u64::try_from(unix_us() - committed).unwrap_or(0));
+        let committed = committed_us.saturating_add(POSTGRES_EPOCH_US);
+        let took = unix_us().saturating_sub(committed);
+        let took = Duration::from_micros(u64::try_from(took).unwrap_or(0));
         self.shared.telemetry.last_commit.set(committed);
         self.measure(Measure::Commit(took));
     }
@@ -647,7 +654,8 @@ impl Stream<'_> {
         let slot = self.core.receiving_slot();
         let buffer = self.shared.slots.take(slot);
         let missing = self.core.missing();
-        let (ending, unread, decoder) = self.core.into_ending(&buffer);
+        let (ending, mut unread, decoder) = self.core.into_ending(&buffer);
+        unread.extend_from_slice(&self.early);
         self.shared.slots.put(slot, buffer);
         let socket = self.link.into_socket()?;
         Ok(Ended {

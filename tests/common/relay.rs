@@ -1,14 +1,64 @@
-//! A TCP relay in front of a server: a link that delivers in small pieces, is cut after so many bytes, is slow, or
-//! falls silent without being closed, or damages what it carries.
+//! A TCP relay in front of a server: a link that delivers in small pieces, late or slowly, is cut after so many bytes,
+//! stalls, falls silent without being closed, or damages what it carries.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_linger;
+
 /// How often a link that carries nothing looks whether it may again.
 const POLL: Duration = Duration::from_millis(1);
+
+/// So many bytes are carried at a time.
+const PIECE: usize = 8192;
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the server to its client.
+    Down,
+    /// From the client to its server.
+    Up,
+}
+
+/// Both.
+pub const DIRECTIONS: [Direction; 2] = [Direction::Down, Direction::Up];
+
+/// What a link does to the bytes of one direction. It can change at any time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weather {
+    /// Each piece arrives so much later than it could.
+    pub delay: Duration,
+    /// No more than that passes in a second.
+    pub bytes_per_second: u64,
+    /// The most bytes that travel together.
+    pub piece: usize,
+    /// Behind so many bytes a connection is cut.
+    pub cut_behind: u64,
+    /// The cut is a reset, not an end in good order.
+    pub reset: bool,
+    /// Nothing passes for now.
+    pub stalled: bool,
+    /// In the byte behind so many of a connection a bit is flipped.
+    pub flip_behind: Option<u64>,
+}
+
+impl Weather {
+    /// Everything passes at once.
+    pub const FAIR: Weather = Weather {
+        delay: Duration::ZERO,
+        bytes_per_second: u64::MAX,
+        piece: PIECE,
+        cut_behind: u64::MAX,
+        reset: false,
+        stalled: false,
+        flip_behind: None,
+    };
+}
 
 /// A listening relay. Its threads end with the connections, the last one with the test program.
 pub struct Relay {
@@ -16,14 +66,13 @@ pub struct Relay {
     link: Arc<Link>,
 }
 
-/// What the threads of a relay share.
+/// What the threads of a relay share. The pairs are of the two directions.
 struct Link {
     target: u16,
-    piece: usize,
-    bytes_per_connection: u64,
+    weather: [Mutex<Weather>; 2],
     connections: AtomicU64,
     /// The connections up to this one, counted from one, carry nothing any more.
-    silent: AtomicU64,
+    silent: [AtomicU64; 2],
     /// The first connection is silent from this text of the client on.
     trigger: Option<&'static str>,
     /// The first connection carries the bytes behind this text of the server with a bit flipped.
@@ -33,18 +82,30 @@ struct Link {
     ended: AtomicBool,
 }
 
+/// One of the two directions of a connection.
+struct Lane {
+    link: Arc<Link>,
+    number: u64,
+    direction: Direction,
+    /// The connection is to be reset, not ended.
+    reset: Arc<AtomicBool>,
+}
+
 impl Relay {
     /// Relays to a local port, at most `piece` bytes at a time from the server; each connection is cut behind this
     /// many bytes from the server.
     pub fn to(target: u16, piece: usize, bytes_per_connection: u64) -> Relay {
-        Relay::start(Link {
+        let relay = Relay::plain(target);
+        let weather = Weather {
             piece,
-            bytes_per_connection,
-            ..Link::to(target)
-        })
+            cut_behind: bytes_per_connection,
+            ..Weather::FAIR
+        };
+        relay.set(Direction::Down, weather);
+        relay
     }
 
-    /// Relays everything, until [`Relay::fall_silent`].
+    /// Relays everything, until told otherwise.
     pub fn plain(target: u16) -> Relay {
         Relay::start(Link::to(target))
     }
@@ -89,16 +150,28 @@ impl Relay {
         self.link.allowed.fetch_add(bytes, Ordering::SeqCst);
     }
 
+    /// What becomes of the bytes of one direction from now on, on every connection.
+    pub fn set(&self, direction: Direction, weather: Weather) {
+        *self.link.weather[direction as usize].lock().expect("the weather") = weather;
+    }
+
     /// The connections there are carry nothing any more, in neither direction, and are not closed; later ones are
     /// well.
     pub fn fall_silent(&self) {
-        self.link.silent.store(self.connections(), Ordering::SeqCst);
+        DIRECTIONS
+            .into_iter()
+            .for_each(|direction| self.swallow(direction));
+    }
+
+    /// The connections there are carry nothing any more in this direction, and are not closed; later ones are well.
+    pub fn swallow(&self, direction: Direction) {
+        self.link.silent[direction as usize].store(self.connections(), Ordering::SeqCst);
     }
 
     /// Waits for the trigger of [`Relay::silent_from`].
     pub fn wait_for_silence(&self) {
         super::wait::until("the link falls silent", || {
-            (self.link.silent.load(Ordering::SeqCst) > 0).then_some(())
+            (self.link.silent[0].load(Ordering::SeqCst) > 0).then_some(())
         });
     }
 
@@ -130,10 +203,9 @@ impl Link {
     fn to(target: u16) -> Link {
         Link {
             target,
-            piece: 8192,
-            bytes_per_connection: u64::MAX,
+            weather: DIRECTIONS.map(|_| Mutex::new(Weather::FAIR)),
             connections: AtomicU64::new(0),
-            silent: AtomicU64::new(0),
+            silent: DIRECTIONS.map(|_| AtomicU64::new(0)),
             trigger: None,
             damaged: None,
             allowed: AtomicU64::new(u64::MAX / 2),
@@ -142,20 +214,18 @@ impl Link {
     }
 
     /// Falls silent if this is the text to do it at.
-    fn notice(&self, number: u64, bytes: &[u8]) {
-        let Some(text) = self.trigger.filter(|_| number == 1) else {
-            return;
-        };
+    fn notice(&self, bytes: &[u8]) {
+        let Some(text) = self.trigger else { return };
         if bytes.windows(text.len()).any(|window| window == text.as_bytes()) {
-            self.silent.store(1, Ordering::SeqCst);
+            self.silent
+                .iter()
+                .for_each(|silent| silent.store(1, Ordering::SeqCst));
         }
     }
 
     /// Flips a bit if this is where to do it. The text must not be cut, so it is sent in one small message.
-    fn damage(&self, number: u64, bytes: &mut [u8]) {
-        let Some(text) = self.damaged.filter(|_| number == 1) else {
-            return;
-        };
+    fn damage(&self, bytes: &mut [u8]) {
+        let Some(text) = self.damaged else { return };
         let found = bytes
             .windows(text.len())
             .position(|window| window == text.as_bytes());
@@ -164,19 +234,7 @@ impl Link {
         }
     }
 
-    /// Waits while the connection is silent; false if the relay has ended meanwhile.
-    fn wait_until_heard(&self, number: u64) -> bool {
-        self.wait(|| number > self.silent.load(Ordering::SeqCst))
-    }
-
-    /// Waits until these bytes from the server may pass.
-    fn wait_until_allowed(&self, bytes: u64) -> bool {
-        self.wait(|| self.allowed.load(Ordering::SeqCst) >= bytes) && {
-            self.allowed.fetch_sub(bytes, Ordering::SeqCst);
-            true
-        }
-    }
-
+    /// Waits for the condition; false if the relay has ended meanwhile.
     fn wait(&self, condition: impl Fn() -> bool) -> bool {
         while !condition() {
             if self.ended.load(Ordering::SeqCst) {
@@ -188,46 +246,97 @@ impl Link {
     }
 }
 
+impl Lane {
+    fn weather(&self) -> Weather {
+        let weather = &self.link.weather[self.direction as usize];
+        weather.lock().expect("the weather").clone()
+    }
+
+    /// Carries bytes until either side ends or the connection is to be cut.
+    fn carry(&self, mut from: TcpStream, mut to: TcpStream) {
+        let mut buffer = vec![0; PIECE];
+        let mut carried = 0;
+        loop {
+            let weather = self.weather();
+            let rest = weather.cut_behind.saturating_sub(carried);
+            if rest == 0 {
+                self.reset.fetch_or(weather.reset, Ordering::SeqCst);
+                break;
+            }
+            let most = (weather.piece.min(PIECE) as u64).min(rest) as usize;
+            let Ok(count @ 1..) = from.read(&mut buffer[..most]) else {
+                break;
+            };
+            let bytes = &mut buffer[..count];
+            if !self.may_pass(carried, bytes) || to.write_all(bytes).is_err() {
+                break;
+            }
+            carried += count as u64;
+        }
+        self.end(&from, &to);
+    }
+
+    /// Does to the bytes what the weather does, and waits until they may pass; false if that never comes.
+    fn may_pass(&self, carried: u64, bytes: &mut [u8]) -> bool {
+        let link = &self.link;
+        match self.direction {
+            Direction::Up if self.number == 1 => link.notice(bytes),
+            Direction::Down if self.number == 1 => link.damage(bytes),
+            _ => {}
+        }
+        let weather = self.weather();
+        let flipped = weather.flip_behind.and_then(|at| at.checked_sub(carried));
+        if let Some(byte) = flipped.and_then(|at| bytes.get_mut(at as usize)) {
+            *byte ^= 0x10;
+        }
+        let count = bytes.len() as u64;
+        std::thread::sleep(
+            weather.delay + Duration::from_secs(count).div_f64(weather.bytes_per_second as f64),
+        );
+        let silent = &link.silent[self.direction as usize];
+        let heard = link.wait(|| self.number > silent.load(Ordering::SeqCst) && !self.weather().stalled);
+        heard && (self.direction == Direction::Up || self.wait_until_allowed(count))
+    }
+
+    fn wait_until_allowed(&self, bytes: u64) -> bool {
+        let allowed = &self.link.allowed;
+        self.link.wait(|| allowed.load(Ordering::SeqCst) >= bytes) && {
+            allowed.fetch_sub(bytes, Ordering::SeqCst);
+            true
+        }
+    }
+
+    /// Ends both directions. A reset is what closing brings once the other lane, which notices, has closed, too.
+    fn end(&self, from: &TcpStream, to: &TcpStream) {
+        let reset = self.reset.load(Ordering::SeqCst);
+        for socket in [from, to] {
+            if reset {
+                let _ = set_socket_linger(socket, Some(Duration::ZERO));
+            }
+            let how = if reset { Shutdown::Read } else { Shutdown::Both };
+            let _ = socket.shutdown(how);
+        }
+    }
+}
+
 fn connect(link: &Arc<Link>, number: u64, client: TcpStream) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", link.target)) else {
         return;
     };
-    client.set_nodelay(true).expect("set an option");
-    let (to_server, from_client) = (clone(&server), clone(&client));
-    let upward = Arc::clone(link);
-    std::thread::spawn(move || {
-        carry(from_client, to_server, 8192, u64::MAX, |bytes| {
-            upward.notice(number, bytes);
-            upward.wait_until_heard(number)
-        });
-    });
-    carry(server, client, link.piece, link.bytes_per_connection, |bytes| {
-        link.damage(number, bytes);
-        link.wait_until_heard(number) && link.wait_until_allowed(bytes.len() as u64)
-    });
-}
-
-/// Carries bytes until either side ends, `limit` is reached or `may_pass` says no.
-fn carry(
-    mut from: TcpStream,
-    mut to: TcpStream,
-    piece: usize,
-    mut limit: u64,
-    may_pass: impl Fn(&mut [u8]) -> bool,
-) {
-    let mut buffer = vec![0; piece];
-    while limit > 0 {
-        let most = piece.min(usize::try_from(limit).unwrap_or(piece));
-        let Ok(count @ 1..) = from.read(&mut buffer[..most]) else {
-            break;
-        };
-        if !may_pass(&mut buffer[..count]) || to.write_all(&buffer[..count]).is_err() {
-            break;
-        }
-        limit -= count as u64;
+    for socket in [&client, &server] {
+        socket.set_nodelay(true).expect("set an option");
     }
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
+    let (to_server, from_client) = (clone(&server), clone(&client));
+    let reset = Arc::new(AtomicBool::new(false));
+    let lane = |direction| Lane {
+        link: Arc::clone(link),
+        number,
+        direction,
+        reset: Arc::clone(&reset),
+    };
+    let (up, down) = (lane(Direction::Up), lane(Direction::Down));
+    std::thread::spawn(move || up.carry(from_client, to_server));
+    down.carry(server, client);
 }
 
 fn clone(stream: &TcpStream) -> TcpStream {
