@@ -161,7 +161,10 @@ impl Receiving<'_> {
     /// itself needs no second sync: others may have much to write on the same file system.
     async fn sync_what_lies_here(&mut self) -> Result<()> {
         if self.claims_flush() && !self.synced {
-            self.directory.sync_file_system().await?;
+            self.telemetry.disk.asked();
+            let synced = self.directory.sync_file_system().await;
+            self.telemetry.disk.answered();
+            synced?;
         }
         self.synced = !self.options.no_sync;
         Ok(())
@@ -340,7 +343,10 @@ impl Receiving<'_> {
             mode: self.directory.file_mode().bits(),
             direct: !self.options.buffered,
         })?;
-        let left = segments.resume(position.lsn)?;
+        self.telemetry.disk.asked();
+        let left = segments.resume(position.lsn);
+        self.telemetry.disk.answered();
+        let left = left?;
         if self.options.synchronous && left.is_none() {
             segments
                 .prepare(&mut self.slots, server.identity.flushed.bytes_since(position.lsn))

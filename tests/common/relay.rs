@@ -1,11 +1,13 @@
 //! A TCP relay in front of a server: a link that delivers in small pieces, is cut after so many bytes, is slow, or
-//! falls silent without being closed, or damages what it carries.
+//! falls silent without being closed, or damages what it carries; or one that notes what the receiver acknowledges.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use super::statuses::{Acknowledged, Statuses};
 
 /// How often a link that carries nothing looks whether it may again.
 const POLL: Duration = Duration::from_millis(1);
@@ -30,6 +32,8 @@ struct Link {
     damaged: Option<&'static str>,
     /// So many bytes from the server may still pass.
     allowed: AtomicU64,
+    /// What the receiver has acknowledged, if that is noted.
+    statuses: Option<Mutex<Vec<Acknowledged>>>,
     ended: AtomicBool,
 }
 
@@ -72,6 +76,20 @@ impl Relay {
             damaged: Some(text),
             ..Link::to(target)
         })
+    }
+
+    /// Relays everything, and notes what the receiver acknowledges when it arrives here.
+    pub fn noting(target: u16) -> Relay {
+        Relay::start(Link {
+            statuses: Some(Mutex::default()),
+            ..Link::to(target)
+        })
+    }
+
+    /// What the receivers have acknowledged through [`Relay::noting`], the latest last.
+    pub fn acknowledged(&self) -> Vec<Acknowledged> {
+        let noted = self.link.statuses.as_ref().expect("a relay that notes");
+        noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where it listens.
@@ -137,6 +155,7 @@ impl Link {
             trigger: None,
             damaged: None,
             allowed: AtomicU64::new(u64::MAX / 2),
+            statuses: None,
             ended: AtomicBool::new(false),
         }
     }
@@ -161,6 +180,14 @@ impl Link {
             .position(|window| window == text.as_bytes());
         if let Some(byte) = found.and_then(|at| bytes.get_mut(at + text.len())) {
             *byte ^= 0x10;
+        }
+    }
+
+    /// Notes what is acknowledged in these bytes of the client.
+    fn note(&self, statuses: &mut Statuses, bytes: &[u8]) {
+        if let Some(noted) = &self.statuses {
+            let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
+            statuses.read(bytes, &mut noted);
         }
     }
 
@@ -196,7 +223,9 @@ fn connect(link: &Arc<Link>, number: u64, client: TcpStream) {
     let (to_server, from_client) = (clone(&server), clone(&client));
     let upward = Arc::clone(link);
     std::thread::spawn(move || {
+        let mut statuses = Statuses::of(number);
         carry(from_client, to_server, 8192, u64::MAX, |bytes| {
+            upward.note(&mut statuses, bytes);
             upward.notice(number, bytes);
             upward.wait_until_heard(number)
         });
@@ -213,7 +242,7 @@ fn carry(
     mut to: TcpStream,
     piece: usize,
     mut limit: u64,
-    may_pass: impl Fn(&mut [u8]) -> bool,
+    mut may_pass: impl FnMut(&mut [u8]) -> bool,
 ) {
     let mut buffer = vec![0; piece];
     while limit > 0 {
