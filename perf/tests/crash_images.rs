@@ -122,7 +122,8 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-/// The crashes that chance chooses: points in the recording, and what becomes of what is not durable there.
+/// The crashes that chance chooses: points in the recording, and what becomes of what is not durable there. A third
+/// of them is anywhere, one right behind an acknowledgement, one right before a flush ends; and each start has one.
 fn crashes(recorded: &Recorded, seed: u64) -> Vec<(usize, Fate)> {
     let count = number("CRASH_POINTS").unwrap_or(16);
     let mut chance = fastrand::Rng::with_seed(seed);
@@ -130,15 +131,19 @@ fn crashes(recorded: &Recorded, seed: u64) -> Vec<(usize, Fate)> {
         recorded.recording.point_at(recorded.ready_ns),
         recorded.recording.len(),
     );
-    let told = &recorded.acknowledged;
+    let told: Vec<usize> = recorded
+        .acknowledged
+        .iter()
+        .map(|told| recorded.recording.point_at(told.at_ns))
+        .collect();
+    let mut flushes = recorded.recording.before_flushes_end();
+    flushes.retain(|point| *point >= begin);
     let mut crashes: Vec<(usize, Fate)> = (0..count)
         .map(|number| {
-            // Half of them while something was just acknowledged, the first after each start among these.
-            let point = match number % 2 {
+            let point = match number % 3 {
                 0 => chance.usize(begin..=end),
-                _ => recorded
-                    .recording
-                    .point_at(told[chance.usize(..told.len())].at_ns),
+                1 => told[chance.usize(..told.len())],
+                _ => flushes[chance.usize(..flushes.len())],
             };
             let fate = match chance.u8(..6) {
                 0 | 1 => Fate::Lost,

@@ -111,6 +111,13 @@ impl Recording {
         self.events.partition_point(|event| event.at <= time)
     }
 
+    /// The points at which a flush is about to end: at no others is there more to lose.
+    pub fn before_flushes_end(&self) -> Vec<usize> {
+        let ends = |(_, event): &(usize, &Event)| matches!(event.what, What::FlushEnded(_));
+        let found = self.events.iter().enumerate().filter(ends);
+        found.map(|(point, _)| point).collect()
+    }
+
     fn content(&self, write: &Write) -> Option<&[u8]> {
         write
             .content

@@ -116,8 +116,12 @@ impl Bench {
 
     /// From now on commits wait for walring.
     pub fn make_synchronous(&self) {
+        self.set_standby(RECEIVER_NAME);
+    }
+
+    fn set_standby(&self, name: &str) {
         self.server
-            .append_config(&format!("synchronous_standby_names = '{RECEIVER_NAME}'\n"));
+            .append_config(&format!("synchronous_standby_names = '{name}'\n"));
         self.server.sql("select pg_reload_conf()");
     }
 
@@ -145,6 +149,7 @@ impl Bench {
 
     /// Takes the disk away; what it was asked for until then.
     pub fn finish(self) -> Recorded {
+        self.set_standby("");
         self.disk.close().expect("the disk goes");
         let log = self.home.path().join("log");
         let recording = Recording::read(&log).expect("the recording");
