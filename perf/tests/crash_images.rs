@@ -5,26 +5,16 @@
 //! of that recording images are made as a crash can leave them, mounted, and checked. Needs root, FUSE and loop devices; a
 //! test that cannot have them says `skipped` and why.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use walring_perf::disk::Filesystem;
-use walring_perf::disk::crash::{Crash, Fate, Mounted};
+use walring_perf::disk::crash::{Crash, Fate};
 
 mod recorded;
 
 use recorded::common::lsn::Lsn;
 use recorded::common::process::Process;
-use recorded::{Bench, DISK_MIB, Recorded, acknowledged, check, receiver};
-
-/// What of the images of one recording is demanded beside what was acknowledged.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Demand {
-    /// Every finished segment is right, and walring goes on to the end.
-    All,
-    /// Nothing: with `--no-sync` a finished segment may not be there yet.
-    Acknowledged,
-}
+use recorded::{Bench, DISK_MIB, Demand, Recorded};
 
 #[test]
 fn ext4_keeps_what_was_acknowledged_on_a_quick_disk() {
@@ -158,7 +148,13 @@ fn crashes(recorded: &Recorded, seed: u64) -> Vec<(usize, Fate)> {
     crashes
 }
 
-impl Recorded {
+/// What is done with one recording.
+trait Crashes {
+    fn restarts(&self) -> impl Iterator<Item = usize>;
+    fn crash_everywhere(&self, demand: Demand);
+}
+
+impl Crashes for Recorded {
     /// The points at which a receiver that had just started acknowledged for the first time.
     fn restarts(&self) -> impl Iterator<Item = usize> {
         let mut last = 0;
@@ -177,58 +173,12 @@ impl Recorded {
         let (mut looked, mut pending) = (0, 0);
         for (point, fate) in crashes(self, seed) {
             pending += crash.advance(point).expect("the next point").min(1);
-            if let Err(what) = self.look_at(&crash, point, fate, demand) {
-                let kept = self.keep(&crash, fate);
-                let about = format!(
-                    "SEED={seed}, point {point} of {}, {fate:?}, {}",
-                    self.recording.len(),
-                    self.filesystem.key()
-                );
-                panic!(
-                    "{what}\n{about}\nlook at it: mount -o loop {} DIRECTORY",
-                    kept.display()
-                );
-            }
+            self.look_at(&crash, point, fate, demand, &format!("SEED={seed}"));
             looked += 1;
         }
         println!(
             "{looked} crashes of {}, {pending} of them with something to lose; SEED={seed}",
             self.filesystem.key()
         );
-    }
-
-    fn look_at(&self, crash: &Crash<'_>, point: usize, fate: Fate, demand: Demand) -> Result<(), String> {
-        let image = self.home.path().join("image");
-        let _ = std::fs::remove_file(&image);
-        crash.image(fate, &image).map_err(|error| error.to_string())?;
-        let mounted = Mounted::mount(&image, self.filesystem, self.home.path().join("mounted"))
-            .map_err(|error| error.to_string())?;
-        let directory = mounted.path().join("archive");
-        let promised = acknowledged(&self.acknowledged, self.recording.until(point)).unwrap_or(self.first);
-        let unsynced = demand == Demand::Acknowledged;
-        check(&self.server, &directory, self.first, promised, unsynced)
-            .map_err(|what| format!("{promised} was acknowledged: {what}"))?;
-        if unsynced {
-            return Ok(());
-        }
-        let (start, end) = (
-            format!("--start-lsn={}", self.first),
-            format!("--endpos={}", self.end),
-        );
-        let arguments = ["--synchronous", "--no-loop", &start, &end];
-        let again = Process::spawn(receiver(self.server.port(), &directory, &arguments)).finish();
-        if again.code != Some(0) {
-            return Err(format!("it does not go on: {again:#?}"));
-        }
-        check(&self.server, &directory, self.first, self.end, unsynced)
-            .map_err(|what| format!("when it had gone on: {what}"))
-    }
-
-    /// The image as the crash left it, kept beside the build.
-    fn keep(&self, crash: &Crash<'_>, fate: Fate) -> PathBuf {
-        let name = format!("crash-image-{}", std::process::id());
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        crash.image(fate, &path).expect("keep an image");
-        path
     }
 }

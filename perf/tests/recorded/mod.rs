@@ -7,8 +7,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use walring_perf::disk::crash::Recording;
-use walring_perf::disk::{EdgeDisk, Error, Filesystem, Profile, Settings};
+use walring_perf::disk::crash::{Crash, Fate, Mounted, Recording};
+use walring_perf::disk::{EdgeDisk, Error, Faults, Filesystem, Profile, Settings};
 
 use common::lsn::Lsn;
 use common::postgres::clean;
@@ -140,6 +140,14 @@ impl Bench {
         acknowledged(&self.relay.acknowledged(), u64::MAX).unwrap_or(self.first)
     }
 
+    /// Lets the disk fail or hang until the answer goes out of scope. What waits for a disk that hangs cannot even be
+    /// killed.
+    #[must_use]
+    pub fn broken(&self, faults: Faults) -> Broken<'_> {
+        self.disk.set_faults(faults).expect("a broken disk");
+        Broken(&self.disk)
+    }
+
     /// Waits until walring has acknowledged that.
     pub fn wait_acknowledged(&self, position: Lsn) {
         until("walring acknowledges", || {
@@ -171,6 +179,15 @@ impl Bench {
     }
 }
 
+/// A disk that fails or hangs.
+pub struct Broken<'a>(&'a EdgeDisk);
+
+impl Drop for Broken<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.set_faults(Faults::default());
+    }
+}
+
 /// What happened on a disk that is gone, and the server, which is still there.
 pub struct Recorded {
     pub server: Server,
@@ -182,6 +199,66 @@ pub struct Recorded {
     pub filesystem: Filesystem,
     pub recording: Recording,
     pub acknowledged: Vec<Acknowledged>,
+}
+
+/// What of an image is demanded beside what was acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// Every finished segment is right, and walring goes on to the end.
+    All,
+    /// Nothing: with `--no-sync` a finished segment may not be there yet.
+    Acknowledged,
+}
+
+impl Recorded {
+    /// Looks at the image that a crash leaves at this point: fails the test, and keeps the image, if something is
+    /// not there. `seed` replays the choice.
+    pub fn look_at(&self, crash: &Crash<'_>, point: usize, fate: Fate, demand: Demand, seed: &str) {
+        let Err(what) = self.look(crash, point, fate, demand) else {
+            return;
+        };
+        let kept = self.keep(crash, fate);
+        let (points, filesystem) = (self.recording.len(), self.filesystem.key());
+        panic!(
+            "{what}\npoint {point} of {points}, {fate:?}, {filesystem}, {seed}\nlook at it: mount -o loop {} DIRECTORY",
+            kept.display()
+        );
+    }
+
+    fn look(&self, crash: &Crash<'_>, point: usize, fate: Fate, demand: Demand) -> Result<(), String> {
+        let image = self.home.path().join("image");
+        let _ = std::fs::remove_file(&image);
+        crash.image(fate, &image).map_err(|error| error.to_string())?;
+        let mounted = Mounted::mount(&image, self.filesystem, self.home.path().join("mounted"))
+            .map_err(|error| error.to_string())?;
+        let directory = mounted.path().join("archive");
+        let promised = acknowledged(&self.acknowledged, self.recording.until(point)).unwrap_or(self.first);
+        let unsynced = demand == Demand::Acknowledged;
+        check(&self.server, &directory, self.first, promised, unsynced)
+            .map_err(|what| format!("{promised} was acknowledged: {what}"))?;
+        if unsynced {
+            return Ok(());
+        }
+        let (start, end) = (
+            format!("--start-lsn={}", self.first),
+            format!("--endpos={}", self.end),
+        );
+        let arguments = ["--synchronous", "--no-loop", &start, &end];
+        let again = Process::spawn(receiver(self.server.port(), &directory, &arguments)).finish();
+        if again.code != Some(0) {
+            return Err(format!("it does not go on: {again:#?}"));
+        }
+        check(&self.server, &directory, self.first, self.end, unsynced)
+            .map_err(|what| format!("when it had gone on: {what}"))
+    }
+
+    /// The image as the crash left it, kept beside the build.
+    fn keep(&self, crash: &Crash<'_>, fate: Fate) -> PathBuf {
+        let name = format!("crash-image-{}", std::process::id());
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        crash.image(fate, &path).expect("keep an image");
+        path
+    }
 }
 
 /// The furthest position that was acknowledged by then.
