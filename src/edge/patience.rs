@@ -4,14 +4,18 @@
 //! A disk that hangs can hold up the receiver's thread (a durable write that is waited for in place), so signals are
 //! heard here, too. The first one is the receiver's: it makes durable what was received. If the disk
 //! does not answer, this thread ends the program: [`GRACE`] after that signal and the disk's last answer, or at once
-//! when a second signal comes. Nothing is lost by that, for what is not durable was not acknowledged. The
-//! kernel lets go of a process only when the disk has answered or the device is gone; that is the same for SIGKILL.
+//! when a second signal comes. Nothing is lost by that, for what is not durable was not acknowledged.
+//!
+//! The kernel lets go of a process only when the disk has answered or the device is gone; that is the same for SIGKILL.
+//! So this thread also closes the connection: the server need not wait for its timeout to know that nobody receives.
 
 use std::io;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::Shutdown;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -29,7 +33,27 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The thread; it ends with this value.
 #[derive(Debug)]
 pub struct Patience {
+    line: Line,
     _end: oneshot::Sender<()>,
+}
+
+/// The socket of the stream that there is.
+type Line = Arc<Mutex<Option<OwnedFd>>>;
+
+/// While there is this, its stream's connection is closed with the program.
+#[derive(Debug)]
+pub struct Holding {
+    line: Line,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        set(&self.line, None);
+    }
+}
+
+fn set(line: &Line, socket: Option<OwnedFd>) {
+    *line.lock().unwrap_or_else(PoisonError::into_inner) = socket;
 }
 
 impl Patience {
@@ -48,17 +72,28 @@ impl Patience {
             let _entered = runtime.enter();
             Signals::listen().map_err(failed)?
         };
+        let line = Line::default();
+        let of_thread = Arc::clone(&line);
         let work = move || {
             runtime.block_on(async {
                 tokio::select! {
-                    impatience = watch(&telemetry, signals) => end_now(&impatience),
+                    impatience = watch(&telemetry, signals) => end_now(&impatience, &of_thread),
                     _ = ended => {}
                 }
             });
         };
         let thread = thread::Builder::new().name("walring-patience".to_owned());
         thread.spawn(work).map_err(failed)?;
-        Ok(Patience { _end: end })
+        Ok(Patience { line, _end: end })
+    }
+
+    /// The stream that begins goes over this socket.
+    pub fn hold(&self, socket: &OwnedFd) -> Holding {
+        // Without a second descriptor the server notices by itself, later.
+        set(&self.line, socket.try_clone().ok());
+        Holding {
+            line: Arc::clone(&self.line),
+        }
     }
 }
 
@@ -115,8 +150,11 @@ fn impatience(message: &str) -> Error {
     )
 }
 
-fn end_now(error: &Error) {
+fn end_now(error: &Error, line: &Line) {
     logging::report(error);
+    if let Some(socket) = &*line.lock().unwrap_or_else(PoisonError::into_inner) {
+        let _ = rustix::net::shutdown(socket, Shutdown::Both);
+    }
     std::process::exit(1);
 }
 

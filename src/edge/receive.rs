@@ -41,7 +41,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 /// Receives until the end position, a signal, or an error that trying again cannot mend.
 pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
     let telemetry = Arc::new(Telemetry::default());
-    let _patience = Patience::start(Arc::clone(&telemetry))?;
+    let patience = Patience::start(Arc::clone(&telemetry))?;
     let summary = Summary::new(Arc::clone(&telemetry), options.log.format);
     summary.print_on_signal()?;
     let info = connection_settings(&options.connection)?;
@@ -75,6 +75,7 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         durable_method: None,
         telemetry: Arc::clone(&telemetry),
         observers,
+        patience,
         stop: stop.clone(),
         system_identifier: None,
         synced: false,

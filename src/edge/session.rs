@@ -16,6 +16,7 @@ use super::durable_method;
 use super::history;
 use super::logging::LogFormat;
 use super::observers::Observers;
+use super::patience::Patience;
 use super::progress_line::ProgressLine;
 use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
 use super::report::{log_notice, parse_error_response};
@@ -61,6 +62,8 @@ pub struct Receiving<'a> {
     pub telemetry: Arc<Telemetry>,
     /// Those who look at it.
     pub observers: Observers,
+    /// What watches the disk.
+    pub patience: Patience,
     /// The operator's wish.
     pub stop: Stop,
     /// The server of the first connection: another one under the same address is refused.
@@ -363,6 +366,7 @@ impl Receiving<'_> {
         };
         let mut display = Display::new(self.options, position, Arc::clone(&self.telemetry));
         let (socket, early) = connection.detach()?;
+        let _held = self.patience.hold(&socket);
         self.telemetry.set_timeline(position.timeline);
         self.telemetry.start.set(position.lsn);
         self.enter(Activity::Streaming);
