@@ -1,8 +1,8 @@
 //! The thread that loses its patience with the disk: it says that the disk does not answer, and ends the
 //! program when the operator does not want to wait for it any longer.
 //!
-//! A disk that hangs can hold up the receiver's thread (a durable write that is waited for in place), so signals are
-//! heard here, too. The first one is the receiver's: it makes durable what was received. If the disk
+//! A disk that hangs can hold up the receiver's thread (a durable write that is waited for in place), so signals come
+//! to this one. The first one is the receiver's: it makes durable what was received. If the disk
 //! does not answer, this thread ends the program: [`GRACE`] after that signal and the disk's last answer, or at once
 //! when a second signal comes. Nothing is lost by that, for what is not durable was not acknowledged.
 //!
@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use rustix::net::Shutdown;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -84,6 +86,9 @@ impl Patience {
         };
         let thread = thread::Builder::new().name("walring-patience".to_owned());
         thread.spawn(work).map_err(failed)?;
+        // The kernel gives a signal to one thread, this one for preference, and here it would wait for the disk.
+        let blocked = SigSet::from_iter([SIGINT, SIGTERM]).thread_block();
+        blocked.map_err(|error| failed(error.into()))?;
         Ok(Patience { line, _end: end })
     }
 
