@@ -25,6 +25,9 @@
 //! The same decoder reads what is stored: a start goes on at the last good record of the partial
 //! ([`edge::resume`]), `walring verify` and `inspect` look at whole directories ([`edge::stored`]).
 //!
+//! A disk that hangs can hold up the loop; a thread of its own says so, and ends the program where the operator
+//! wants that ([`edge::patience`]).
+//!
 //! Metrics, health and what systemd is told come from another thread ([`edge::observers`]), which reads
 //! [`core::telemetry`]; the data path only writes there.
 //!

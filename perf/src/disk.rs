@@ -45,12 +45,15 @@
 //! A disk whose server was killed is taken away by the next one ([`leftovers`]).
 
 pub mod cli;
+pub mod crash;
 mod fuse;
 mod image;
 mod leftovers;
+mod log;
 mod programs;
 mod server;
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -143,6 +146,8 @@ pub struct Settings {
     pub size_mib: u64,
     /// What is on it.
     pub filesystem: Filesystem,
+    /// Where to record every write and flush, for [`crash`]; a new file.
+    pub record: Option<PathBuf>,
     /// The `walring-perf` program, which serves the disk; `None` is the running one.
     pub program: Option<PathBuf>,
 }
@@ -154,9 +159,31 @@ impl Settings {
             profile,
             size_mib: 4096,
             filesystem: Filesystem::Ext4,
+            record: None,
             program: None,
         }
     }
+}
+
+/// What becomes of a command.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Behaviour {
+    /// It succeeds.
+    #[default]
+    Works,
+    /// It ends with an input/output error, and nothing is done.
+    Fails,
+    /// It does not end, until the disk behaves otherwise.
+    Hangs,
+}
+
+/// What is wrong with a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Faults {
+    /// Writes; discards always work.
+    pub write: Behaviour,
+    /// Flushes.
+    pub flush: Behaviour,
 }
 
 /// What the disk was asked for since it was ready. Exact: what has completed is counted.
@@ -219,12 +246,20 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// What the server is asked, a line of JSON each.
+#[derive(Debug, Serialize, Deserialize)]
+enum Ask {
+    Counters,
+    Faults(Faults),
+}
+
 /// What the server answers, a line of JSON each.
 #[derive(Debug, Serialize, Deserialize)]
 enum Reply {
     Ready { path: PathBuf, device: PathBuf },
     NoDisk(Error),
     Counters(Counters),
+    Done,
     Closed { problems: Vec<String> },
 }
 
@@ -286,17 +321,31 @@ impl EdgeDisk {
 
     /// What was asked of it since it was ready.
     pub fn counters(&self) -> Result<Counters, Error> {
-        let mut server = self
-            .server
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        server.request("counters")?;
-        match server.reply()? {
+        match self.ask(&Ask::Counters)? {
             Reply::Counters(counters) => Ok(counters),
             other => Err(Error::Failed(format!(
                 "its server answered {other:?} in place of counters"
             ))),
         }
+    }
+
+    /// Lets commands fail or hang from now on, or work again; what hung until now goes on.
+    pub fn set_faults(&self, faults: Faults) -> Result<(), Error> {
+        match self.ask(&Ask::Faults(faults))? {
+            Reply::Done => Ok(()),
+            other => Err(Error::Failed(format!(
+                "its server answered {other:?} when it was given faults"
+            ))),
+        }
+    }
+
+    fn ask(&self, what: &Ask) -> Result<Reply, Error> {
+        let mut server = self
+            .server
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        server.request(what)?;
+        server.reply()
     }
 
     /// The process that serves the disk.
@@ -325,8 +374,13 @@ impl Server {
                 .map_err(|error| Error::Failed(format!("could not find the running program: {error}")))?,
         };
         let micros = |duration: Duration| duration.as_micros().to_string();
+        let record = settings
+            .record
+            .iter()
+            .flat_map(|path| [OsStr::new("--record"), path.as_os_str()]);
         let mut process = Command::new(&program)
             .arg("disk-server")
+            .args(record)
             .args(["--size-mib", &settings.size_mib.to_string()])
             .args(["--filesystem", settings.filesystem.key()])
             .args(["--write-us", &micros(settings.profile.write)])
@@ -351,11 +405,13 @@ impl Server {
         })
     }
 
-    fn request(&mut self, what: &str) -> Result<(), Error> {
+    fn request(&mut self, what: &Ask) -> Result<(), Error> {
         let Some(requests) = &mut self.requests else {
             return Err(Error::Failed("it was closed".into()));
         };
-        writeln!(requests, "{what}")
+        let line = serde_json::to_string(what)
+            .map_err(|error| Error::Failed(format!("could not ask its server: {error}")))?;
+        writeln!(requests, "{line}")
             .map_err(|error| Error::Failed(format!("its server does not listen: {error}")))
     }
 

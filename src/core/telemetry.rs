@@ -101,6 +101,36 @@ impl Moment {
     }
 }
 
+/// What the disk was asked for and what it has answered.
+#[derive(Debug, Default)]
+pub struct Dialogue {
+    asked: Counter,
+    answered: Counter,
+}
+
+impl Dialogue {
+    /// The disk is to do something.
+    pub fn asked(&self) {
+        self.asked.increment();
+    }
+
+    /// It has done that, or failed.
+    pub fn answered(&self) {
+        self.answered.increment();
+    }
+
+    /// Nothing that was asked is waited for any more.
+    pub fn close(&self) {
+        self.answered.0.store(self.asked.value(), Relaxed);
+    }
+
+    /// How often it has answered, if it has not answered everything.
+    pub fn open(&self) -> Option<u64> {
+        let answered = self.answered.value();
+        (self.asked.value() > answered).then_some(answered)
+    }
+}
+
 /// Words that change with the connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Upstream {
@@ -147,6 +177,8 @@ pub struct Telemetry {
     pub segments: Counter,
     /// Connections begun after the first.
     pub reconnects: Counter,
+    /// Questions to the disk, and its answers.
+    pub disk: Dialogue,
     /// Operations of the disk that failed.
     pub disk_errors: Counter,
     /// Pages or records that failed verification.

@@ -25,6 +25,7 @@ pub mod observers;
 pub mod passfile;
 pub mod password;
 pub mod past;
+pub mod patience;
 pub mod probe;
 pub mod progress_line;
 pub mod receive;

@@ -19,6 +19,7 @@ use super::logging;
 use super::observation::Observation;
 use super::observers::Observers;
 use super::password::PasswordPrompt;
+use super::patience::Patience;
 use super::savings;
 use super::session::{Outcome, Receiving};
 use super::summary::Summary;
@@ -44,6 +45,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 /// Receives until the end position, a signal, or an error that trying again cannot mend.
 pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
     let telemetry = Arc::new(Telemetry::default());
+    let patience = Patience::start(Arc::clone(&telemetry))?;
     let summary = Summary::new(Arc::clone(&telemetry), options.log.format);
     summary.print_on_signal()?;
     let mut info = connection_settings(&options.connection)?;
@@ -78,6 +80,7 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         durable_method: None,
         telemetry: Arc::clone(&telemetry),
         observers,
+        patience,
         stop: stop.clone(),
         system_identifier: None,
         synced: false,

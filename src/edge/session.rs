@@ -18,6 +18,7 @@ use super::durable_method;
 use super::history;
 use super::logging::LogFormat;
 use super::observers::Observers;
+use super::patience::Patience;
 use super::progress_line::ProgressLine;
 use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
 use super::report::{log_notice, parse_error_response};
@@ -62,6 +63,8 @@ pub struct Receiving<'a> {
     pub telemetry: Arc<Telemetry>,
     /// Those who look at it.
     pub observers: Observers,
+    /// What watches the disk.
+    pub patience: Patience,
     /// The operator's wish.
     pub stop: Stop,
     /// The server of the first connection: another one under the same address is refused.
@@ -148,7 +151,10 @@ impl Receiving<'_> {
     /// itself needs no second sync: others may have much to write on the same file system.
     async fn sync_what_lies_here(&mut self) -> Result<()> {
         if self.claims_flush() && !self.synced {
-            self.directory.sync_file_system().await?;
+            self.telemetry.disk.asked();
+            let synced = self.directory.sync_file_system().await;
+            self.telemetry.disk.answered();
+            synced?;
         }
         self.synced = !self.options.no_sync;
         Ok(())
@@ -311,7 +317,10 @@ impl Receiving<'_> {
             mode: self.directory.file_mode().bits(),
             direct: !self.options.buffered,
         })?;
-        let left = segments.resume(position.lsn)?;
+        self.telemetry.disk.asked();
+        let left = segments.resume(position.lsn);
+        self.telemetry.disk.answered();
+        let left = left?;
         if self.options.synchronous && left.is_none() {
             segments
                 .prepare(&mut self.slots, server.identity.flushed.bytes_since(position.lsn))
@@ -329,6 +338,7 @@ impl Receiving<'_> {
         };
         let mut display = Display::new(self.options, position, Arc::clone(&self.telemetry));
         let (socket, early) = connection.detach()?;
+        let _held = self.patience.hold(&socket);
         self.telemetry.set_timeline(position.timeline);
         self.telemetry.start.set(position.lsn);
         self.enter(Activity::Streaming);

@@ -17,6 +17,43 @@ use tokio_uring::fs::File;
 
 use super::op;
 
+/// What failed, as a verb for messages, and why. Where a write is durable by itself, its flush is part of it.
+#[derive(Debug)]
+pub struct Failed {
+    /// What stands between "could not" and "WAL file".
+    pub verb: &'static str,
+    /// The system's word.
+    pub error: io::Error,
+}
+
+impl Failed {
+    /// A write.
+    pub fn write(error: io::Error) -> Failed {
+        Failed { verb: "write", error }
+    }
+
+    /// A sync of a file.
+    pub fn sync(error: io::Error) -> Failed {
+        Failed { verb: "fsync", error }
+    }
+
+    /// A change of names.
+    pub fn rename(error: io::Error) -> Failed {
+        Failed {
+            verb: "rename",
+            error,
+        }
+    }
+
+    /// The sync of a directory that makes a change of names durable.
+    pub fn sync_of_directory(error: io::Error) -> Failed {
+        Failed {
+            verb: "fsync the directory of",
+            error,
+        }
+    }
+}
+
 /// How a durable write is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
@@ -61,10 +98,12 @@ pub fn write(
 
 /// Writes durably without the ring, and waits for it: the number of bytes written. As with [`Write`],
 /// fewer than asked for are not durable yet.
-pub fn write_in_place(file: &File, bytes: &[u8], offset: u64, method: Method) -> io::Result<u32> {
-    let count = op::write_in_place(file, bytes, offset, method == Method::Dsync)?;
+pub fn write_in_place(file: &File, bytes: &[u8], offset: u64, method: Method) -> Result<u32, Failed> {
+    let written = op::write_in_place(file, bytes, offset, method == Method::Dsync);
+    let count = written.map_err(Failed::write)?;
     if method == Method::Fdatasync && count as usize == bytes.len() {
-        rustix::fs::fdatasync(op::descriptor(file))?;
+        let synced = rustix::fs::fdatasync(op::descriptor(file));
+        synced.map_err(|error| Failed::sync(error.into()))?;
     }
     Ok(count)
 }
@@ -72,7 +111,7 @@ pub fn write_in_place(file: &File, bytes: &[u8], offset: u64, method: Method) ->
 /// The number of bytes written, and what the write owned. Fewer than asked for are not durable yet,
 /// whatever the method: the rest must be written durably to the same file.
 impl Future for Write {
-    type Output = (io::Result<u32>, (FixedBuf, Rc<File>));
+    type Output = (Result<u32, Failed>, (FixedBuf, Rc<File>));
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let write = &mut *self;
@@ -85,7 +124,7 @@ impl Future for Write {
                     };
                     let is_complete = matches!(result, Ok(count) if count as usize == write.length);
                     if !(write.then_sync && is_complete) {
-                        return Poll::Ready((result, (buffer, file)));
+                        return Poll::Ready((result.map_err(Failed::write), (buffer, file)));
                     }
                     write.step = Step::Syncing(op::sync_data(&file), buffer);
                 }
@@ -94,7 +133,7 @@ impl Future for Write {
                         write.step = Step::Syncing(running, buffer);
                         return Poll::Pending;
                     };
-                    let result = result.map(|_| write.length as u32);
+                    let result = result.map(|_| write.length as u32).map_err(Failed::sync);
                     return Poll::Ready((result, (buffer, file)));
                 }
                 Step::Ended => panic!("a write that has ended was polled again"),
@@ -113,7 +152,7 @@ mod tests {
     use std::fs::OpenOptions;
 
     /// What the write of the whole slot to the file gives, each way.
-    fn written(file: impl Fn() -> std::fs::File, length: usize, method: Method) -> [io::Result<u32>; 2] {
+    fn written(file: impl Fn() -> std::fs::File, length: usize, method: Method) -> [Result<u32, Failed>; 2] {
         setup::start().unwrap().block_on(async {
             let mut slots = Slots::register(1, length).unwrap();
             let buffer = slots.take(Slot(0));
@@ -137,7 +176,9 @@ mod tests {
             assert_eq!(result.unwrap(), 4096);
         }
         for result in written(not_to_be_synced, 4096, Method::Fdatasync) {
-            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+            let failed = result.unwrap_err();
+            assert_eq!(failed.verb, "fsync");
+            assert_eq!(failed.error.raw_os_error(), Some(libc::EINVAL));
         }
     }
 

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_uring::fs::{File, rename};
 
 use super::buffer::Slots;
+use super::durable::Failed;
 use super::spare::{PREFIX, Prepared, Spare};
 use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
 use crate::error::{Error, Result, system_text};
@@ -154,7 +155,7 @@ pub struct Segments {
 }
 
 /// A change of names that is in flight.
-pub type NameChange = JoinHandle<io::Result<()>>;
+pub type NameChange = JoinHandle<std::result::Result<(), Failed>>;
 
 impl Segments {
     /// No file is open yet; spares that an earlier run left are removed.
@@ -347,9 +348,9 @@ impl Segments {
         let directory = Rc::clone(&self.directory);
         tokio_uring::spawn(async move {
             for (from, to) in renames {
-                rename(from, to).await?;
+                rename(from, to).await.map_err(Failed::rename)?;
             }
-            directory.sync_all().await
+            directory.sync_all().await.map_err(Failed::sync_of_directory)
         })
     }
 }

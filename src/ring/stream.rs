@@ -28,7 +28,7 @@ use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
 
 use super::buffer::Slots;
-use super::durable;
+use super::durable::{self, Failed};
 use super::flight::{Flight, NameOrder, Naming, Syncing, Writing};
 use super::link::Link;
 use super::op;
@@ -132,6 +132,7 @@ pub async fn run(
     stream.load_prefix()?;
     let result = poll_fn(|cx| stream.turn(cx)).await;
     poll_fn(|cx| stream.land(cx)).await;
+    stream.shared.telemetry.disk.close();
     stream.publish();
     stream.recorder.finish(stream.shared.telemetry);
     match result {
@@ -405,6 +406,7 @@ impl Stream<'_> {
                 ..
             } = *running;
             self.flight.writes[index] = None;
+            self.shared.telemetry.disk.answered();
             self.measure_write(durable, self.now() - issued);
             self.written(Slot(index), buffer, segment, result)?;
             changed = true;
@@ -429,11 +431,11 @@ impl Stream<'_> {
         slot: Slot,
         buffer: FixedBuf,
         segment: SegmentNumber,
-        result: io::Result<u32>,
+        result: std::result::Result<u32, Failed>,
     ) -> Result<()> {
         self.shared.slots.put(slot, buffer);
         let count = result.and_then(none_is_full);
-        let count = count.map_err(|error| self.disk_error("write", segment, &error))?;
+        let count = count.map_err(|failed| self.disk_error(segment, &failed))?;
         self.core.written(self.now(), slot, u64::from(count));
         Ok(())
     }
@@ -452,7 +454,8 @@ impl Stream<'_> {
             return Ok(false);
         };
         self.flight.sync = None;
-        result.map_err(|error| self.disk_error("fsync", segment, &error))?;
+        self.shared.telemetry.disk.answered();
+        result.map_err(|error| self.disk_error(segment, &Failed::sync(error)))?;
         self.measure(Measure::Sync(self.now() - issued));
         self.core.synced(self.now());
         Ok(true)
@@ -472,9 +475,12 @@ impl Stream<'_> {
             return Ok(false);
         };
         self.flight.names = None;
+        self.shared.telemetry.disk.answered();
         let (NameOrder::Name(segment) | NameOrder::Finish(segment, _)) = order;
-        let result = result.map_err(io::Error::other).flatten();
-        result.map_err(|error| self.disk_error("rename", segment, &error))?;
+        let result = result.map_err(|error| Failed::rename(io::Error::other(error)));
+        result
+            .flatten()
+            .map_err(|failed| self.disk_error(segment, &failed))?;
         match order {
             NameOrder::Name(_) => self.core.named(self.now()),
             NameOrder::Finish(segment, next) => {
@@ -486,7 +492,7 @@ impl Stream<'_> {
         Ok(true)
     }
 
-    fn disk_error(&self, verb: &str, segment: SegmentNumber, error: &io::Error) -> Error {
+    fn disk_error(&self, segment: SegmentNumber, Failed { verb, error }: &Failed) -> Error {
         let name = self.segments.name_of(segment);
         let message = format!("could not {verb} WAL file \"{name}\": {}", system_text(error));
         match error.raw_os_error() {
@@ -525,6 +531,7 @@ impl Stream<'_> {
     }
 
     fn change_names(&mut self, order: NameOrder, change: NameChange) {
+        self.shared.telemetry.disk.asked();
         self.flight.names = Some(Naming {
             order,
             issued: self.now(),
@@ -568,8 +575,10 @@ impl Stream<'_> {
         }
         let issued = self.now();
         let method = self.shared.durable_method;
+        self.shared.telemetry.disk.asked();
         if durable && self.core.is_disk_quick() {
             let result = durable::write_in_place(&file, &buffer[range], offset, method);
+            self.shared.telemetry.disk.answered();
             self.measure_write(durable, self.now() - issued);
             self.written(slot, buffer, segment, result)?;
             return Ok(true);
@@ -589,6 +598,7 @@ impl Stream<'_> {
             self.postponed = Some(Output::Sync(segment));
             return Ok(false);
         };
+        self.shared.telemetry.disk.asked();
         self.flight.sync = Some(Syncing {
             segment,
             issued: self.now(),
@@ -637,6 +647,7 @@ impl Stream<'_> {
                 && let Poll::Ready((_, (buffer, _))) = Pin::new(&mut running.write).poll(cx)
             {
                 self.shared.slots.put(Slot(index), buffer);
+                self.shared.telemetry.disk.answered();
                 self.flight.writes[index] = None;
             }
         }
@@ -679,9 +690,9 @@ fn is_interruption(error: &io::Error) -> bool {
 }
 
 /// A write that takes nothing is one on a full disk.
-fn none_is_full(count: u32) -> io::Result<u32> {
+fn none_is_full(count: u32) -> std::result::Result<u32, Failed> {
     if count == 0 {
-        Err(io::Error::from_raw_os_error(libc::ENOSPC))
+        Err(Failed::write(io::Error::from_raw_os_error(libc::ENOSPC)))
     } else {
         Ok(count)
     }

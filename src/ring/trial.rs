@@ -105,11 +105,11 @@ impl Trial {
             (write_standard(&self.file, &buffer[..length], offset), buffer)
         } else if self.quick {
             let result = durable::write_in_place(&self.file, &buffer[..length], offset, method);
-            (result, buffer)
+            (result.map_err(|failed| failed.error), buffer)
         } else {
             let write = durable::write(&self.file, buffer, 0..length, offset, Some(method));
             let (result, (buffer, _)) = write.await;
-            (result, buffer)
+            (result.map_err(|failed| failed.error), buffer)
         };
         let took = began.elapsed();
         self.quick = took <= QUICK_FLUSH;

@@ -17,6 +17,7 @@ pub mod relay;
 pub mod server;
 pub mod skip;
 pub mod small_disk;
+pub mod statuses;
 pub mod stored;
 pub mod wait;
 pub mod walsender;

@@ -1,14 +1,15 @@
 //! A TCP relay in front of a server: a link that delivers in small pieces, late or slowly, is cut after so many bytes,
-//! stalls, falls silent without being closed, or damages what it carries.
+//! stalls, falls silent without being closed, or damages what it carries; or one that notes what the receiver acknowledges.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
+
+use super::statuses::{Acknowledged, Statuses};
 
 /// How often a link that carries nothing looks whether it may again.
 const POLL: Duration = Duration::from_millis(1);
@@ -79,6 +80,8 @@ struct Link {
     damaged: Option<&'static str>,
     /// So many bytes from the server may still pass.
     allowed: AtomicU64,
+    /// What the receiver has acknowledged, if that is noted.
+    statuses: Option<Mutex<Vec<Acknowledged>>>,
     ended: AtomicBool,
 }
 
@@ -133,6 +136,20 @@ impl Relay {
             damaged: Some(text),
             ..Link::to(target)
         })
+    }
+
+    /// Relays everything, and notes what the receiver acknowledges when it arrives here.
+    pub fn noting(target: u16) -> Relay {
+        Relay::start(Link {
+            statuses: Some(Mutex::default()),
+            ..Link::to(target)
+        })
+    }
+
+    /// What the receivers have acknowledged through [`Relay::noting`], the latest last.
+    pub fn acknowledged(&self) -> Vec<Acknowledged> {
+        let noted = self.link.statuses.as_ref().expect("a relay that notes");
+        noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where it listens.
@@ -209,6 +226,7 @@ impl Link {
             trigger: None,
             damaged: None,
             allowed: AtomicU64::new(u64::MAX / 2),
+            statuses: None,
             ended: AtomicBool::new(false),
         }
     }
@@ -234,6 +252,14 @@ impl Link {
         }
     }
 
+    /// Notes what is acknowledged in these bytes of the client.
+    fn note(&self, statuses: &mut Statuses, bytes: &[u8]) {
+        if let Some(noted) = &self.statuses {
+            let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
+            statuses.read(bytes, &mut noted);
+        }
+    }
+
     /// Waits for the condition; false if the relay has ended meanwhile.
     fn wait(&self, condition: impl Fn() -> bool) -> bool {
         while !condition() {
@@ -255,6 +281,7 @@ impl Lane {
     /// Carries bytes until either side ends or the connection is to be cut.
     fn carry(&self, mut from: TcpStream, mut to: TcpStream) {
         let mut buffer = vec![0; PIECE];
+        let mut statuses = Statuses::of(self.number);
         let mut carried = 0;
         loop {
             let weather = self.weather();
@@ -268,6 +295,9 @@ impl Lane {
                 break;
             };
             let bytes = &mut buffer[..count];
+            if self.direction == Direction::Up {
+                self.link.note(&mut statuses, bytes);
+            }
             if !self.may_pass(carried, bytes) || to.write_all(bytes).is_err() {
                 break;
             }

@@ -41,6 +41,8 @@ pub struct ServerArgs {
     flush_us: u64,
     #[arg(long)]
     rotation_us: u64,
+    #[arg(long)]
+    record: Option<PathBuf>,
 }
 
 /// `walring-perf disk`. Gives the exit code: the command's, 1 when there is no disk.
@@ -66,6 +68,7 @@ pub fn run_server(args: &ServerArgs) {
         size_mib: args.size_mib,
         filesystem: args.filesystem,
         latencies,
+        record: args.record.clone(),
     });
 }
 

@@ -14,7 +14,8 @@ use fuser::{
     ReplyOpen, ReplyWrite, Request, WriteFlags,
 };
 
-use super::image::Image;
+use super::Behaviour;
+use super::image::{Image, Kind};
 
 /// The file's inode; the root directory is 1.
 const IMAGE: INodeNo = INodeNo(2);
@@ -43,7 +44,7 @@ pub fn mount(image: Arc<Image>, name: &str, directory: &Path) -> io::Result<Back
             OneFile {
                 image,
                 name,
-                replies: DelayedReplies::start()?,
+                replies: Arc::new(DelayedReplies::start()?),
             },
             &directory,
             &config,
@@ -166,7 +167,7 @@ impl Drop for DelayedReplies {
 struct OneFile {
     image: Arc<Image>,
     name: String,
-    replies: DelayedReplies,
+    replies: Arc<DelayedReplies>,
 }
 
 impl OneFile {
@@ -194,6 +195,48 @@ impl OneFile {
             flags: 0,
         }
     }
+}
+
+/// A command, to be told by the disk whether it works.
+type Command = Box<dyn FnOnce(&Arc<Image>, bool) + Send>;
+
+impl OneFile {
+    /// Carries out a command that may fail, or hang first.
+    fn carry_out(&self, kind: Kind, command: impl FnOnce(&Arc<Image>, bool) + Send + 'static) {
+        carry_out(&self.image, kind, Box::new(command));
+    }
+}
+
+/// What hangs is carried out later, and may hang once more.
+fn carry_out(image: &Arc<Image>, kind: Kind, command: Command) {
+    match image.behaviour(kind) {
+        Behaviour::Works => command(image, true),
+        Behaviour::Fails => command(image, false),
+        Behaviour::Hangs => {
+            let later = Arc::clone(image);
+            image.hold(Box::new(move || carry_out(&later, kind, command)));
+        }
+    }
+}
+
+fn write(image: &Image, replies: &DelayedReplies, data: &[u8], offset: u64, reply: ReplyWrite) {
+    let len = data.len() as u32;
+    match image.write(data, offset) {
+        Ok(due) => replies.at(due, move || reply.written(len)),
+        Err(error) => reply.error(error.into()),
+    }
+}
+
+fn flush(image: &Arc<Image>, replies: &DelayedReplies, reply: ReplyEmpty) {
+    let flush = match image.flush() {
+        Ok(flush) => flush,
+        Err(error) => return reply.error(error.into()),
+    };
+    let image = Arc::clone(image);
+    replies.at(flush.due, move || match image.flushed(flush) {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(error.into()),
+    });
 }
 
 impl fuser::Filesystem for OneFile {
@@ -254,11 +297,14 @@ impl fuser::Filesystem for OneFile {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let len = data.len() as u32;
-        match self.image.write(data, offset) {
-            Ok(due) => self.replies.at(due, move || reply.written(len)),
-            Err(error) => reply.error(error.into()),
+        if self.image.behaviour(Kind::Write) == Behaviour::Works {
+            return write(&self.image, &self.replies, data, offset, reply);
         }
+        let (data, replies) = (data.to_vec(), Arc::clone(&self.replies));
+        self.carry_out(Kind::Write, move |image, works| match works {
+            true => write(image, &replies, &data, offset, reply),
+            false => reply.error(Errno::EIO),
+        });
     }
 
     fn fsync(
@@ -269,7 +315,11 @@ impl fuser::Filesystem for OneFile {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.replies.at(self.image.flush(), move || reply.ok());
+        let replies = Arc::clone(&self.replies);
+        self.carry_out(Kind::Flush, move |image, works| match works {
+            true => flush(image, &replies, reply),
+            false => reply.error(Errno::EIO),
+        });
     }
 
     fn fallocate(

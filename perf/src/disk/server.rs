@@ -12,8 +12,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::image::{Image, Latencies};
 use super::leftovers::{self, IMAGE, Locked, MOUNTED, PREFIX};
+use super::log::Log;
 use super::programs::{find, loop_devices, run};
-use super::{Counters, Error, Filesystem, Reply};
+use super::{Ask, Counters, Error, Faults, Filesystem, Reply};
 
 /// How long a mount that is in use is waited for before it is detached.
 const BUSY: Duration = Duration::from_secs(5);
@@ -24,6 +25,8 @@ pub struct Order {
     pub size_mib: u64,
     pub filesystem: Filesystem,
     pub latencies: Latencies,
+    /// Where to record what the disk is asked for.
+    pub record: Option<PathBuf>,
 }
 
 enum Event {
@@ -54,10 +57,14 @@ pub fn serve(order: &Order) {
         }
     };
     while let Ok(Event::Request(request)) = received.recv() {
-        match request.as_str() {
-            "counters" => reply(&Reply::Counters(disk.counters().since(before))),
-            other => reply(&Reply::NoDisk(Error::Failed(format!("unknown request: {other}")))),
-        }
+        reply(&match serde_json::from_str(&request) {
+            Ok(Ask::Counters) => Reply::Counters(disk.counters().since(before)),
+            Ok(Ask::Faults(faults)) => {
+                disk.set_faults(faults);
+                Reply::Done
+            }
+            Err(error) => Reply::NoDisk(Error::Failed(format!("unknown request {request}: {error}"))),
+        });
     }
     let problems = disk.take_away();
     reply(&Reply::Closed { problems });
@@ -109,10 +116,18 @@ impl Disk {
             .unwrap_or_default()
     }
 
+    fn set_faults(&self, faults: Faults) {
+        if let Some(image) = &self.image {
+            image.set_faults(faults);
+        }
+    }
+
     fn make(&mut self, order: &Order) -> Result<Reply, Error> {
         available(order.filesystem)?;
         let failed = |what: &str, error: std::io::Error| Error::Failed(format!("{what}: {error}"));
-        let image = Image::new(order.size_mib << 20)
+        let log = order.record.as_deref().map(Log::create).transpose();
+        let log = log.map_err(|error| failed("could not begin the recording", error))?;
+        let image = Image::new(order.size_mib << 20, log)
             .map(Arc::new)
             .map_err(|error| failed("could not make its content in memory", error))?;
         self.image = Some(image.clone());
@@ -193,6 +208,7 @@ impl Disk {
         let mut problems = Vec::new();
         if let Some(image) = &self.image {
             image.set_latencies(Latencies::default());
+            image.set_faults(Faults::default());
         }
         if let Some(mounted) = self.mounted.take()
             && let Err(why) = unmount(&mounted)
