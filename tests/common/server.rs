@@ -459,7 +459,8 @@ impl Drop for Server {
             let _ = child.map(|mut child| child.wait());
         }
         if std::thread::panicking() {
-            let log = self.log();
+            // A copy that was never started has none.
+            let log = std::fs::read_to_string(self.log_path()).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
             eprintln!("the server's log ends: {tail:#?}");
         }
