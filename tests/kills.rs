@@ -32,6 +32,9 @@ const KILLS_OF_ONE: u32 = 20;
 /// Every so many kills of the server its data is lost.
 const LOST: u32 = 4;
 
+/// While a server is dead, somebody else may get its port; its socket stays its own.
+const NO_PORT: &str = "listen_addresses = ''\n";
+
 #[test]
 fn every_acknowledged_commit_survives_kills_of_walring_and_of_the_server_at_any_instant() {
     let (kills, seed) = (number("KILLS", USUAL_KILLS), number("SEED", 1));
@@ -111,6 +114,7 @@ impl World {
     fn new(seed: u64) -> World {
         let server = ServerOptions::default()
             .config("synchronous_standby_names = 'receiver'")
+            .config(NO_PORT)
             .config("wal_keep_size = 300MB") // hours of kills write more than memory holds
             .config("max_wal_size = 200MB")
             .start();
@@ -264,6 +268,11 @@ impl World {
         self.clients.assert_all_are_in(&copy);
         stored::verify(&self.archive, &["--quiet"]).assert_success();
         (self.tally.servers, self.tally.recoveries) = (self.tally.servers + 1, self.tally.recoveries + 1);
+        eprintln!(
+            "after {} kills: {} commits",
+            self.tally.kills,
+            self.clients.ledger().rows.len()
+        );
         drop(copy);
         self.server.start_again();
     }
@@ -278,6 +287,7 @@ impl World {
     fn back_up(&mut self) {
         self.stream();
         let copy = self.server.base_backup(&["-X", "none"]);
+        copy.append_config(NO_PORT);
         let label = std::fs::read_to_string(copy.data().join("backup_label")).expect("read backup_label");
         let first = label
             .split(['(', ')', ' '])
