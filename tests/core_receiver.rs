@@ -430,6 +430,20 @@ fn without_sync_writing_goes_on_while_a_sync_hangs() {
     assert_eq!(world.disk.written_end(), stream.end, "more than three segments");
 }
 
+#[test]
+fn the_next_segment_may_be_zeroed_a_quarter_faster_than_this_one_fills_while_commits_wait() {
+    let allowance = |durability, ahead| {
+        let mut stream = Stream::new();
+        stream.wal(MIB as usize).ahead(ahead).wal(4000);
+        let mut world = World::new(Setup::new(durability), &stream);
+        world.run_for(ms(100));
+        world.receiver().zeroing_allowance()
+    };
+    assert_eq!(allowance(Durability::Synchronous, 8000), 5000);
+    assert_eq!(allowance(Durability::Deferred, 8000), 0);
+    assert_eq!(allowance(Durability::Synchronous, 8 * MIB), 0);
+}
+
 // ---- groups ----
 
 #[test]

@@ -476,6 +476,34 @@ fn every_commit_is_measured_also_by_a_receiver_that_tells_nobody() {
     }
 }
 
+#[test]
+fn what_is_told_of_a_stream_is_what_arrived() {
+    let mut wal = Wal::empty(1, Shape::default());
+    for _ in 0..20 {
+        wal.commit();
+    }
+    wal.record(100);
+    let log = Log::of(wal);
+    let mut stream = Stream::from(log.bytes.clone(), START);
+    stream.wait(ms(3)).wal(700).wait(ms(4));
+    let rest = log.end().bytes_since(stream.end) as usize;
+    stream.ahead(9000).wal(rest);
+    let mut world = World::new(watched(&log, Durability::Synchronous), &stream);
+    world.run_for(ms(100));
+    let told = world.receiver();
+    assert_eq!(
+        (told.messages(), told.transactions(), told.records()),
+        (2, 20, 21)
+    );
+    assert_eq!((told.server_end(), told.server_sent_us()), (at(700 + 9000), 7000));
+    assert!(
+        told.moved() > 300,
+        "of {} bytes {} were moved",
+        log.end(),
+        told.moved()
+    );
+}
+
 // ---- a tail on trust ----
 
 /// The server stops sending within a record across the end of a segment, and asks so much later.

@@ -129,6 +129,56 @@ impl Archive {
         assert!(same >= needed, "{name}.partial differs at {same}, before {end}");
     }
 
+    /// Asserts what holds at any instant, whatever was killed: the finished segments from the one named `since` on are
+    /// the server's; directly behind them is at most one partial, whose bytes are the server's or still zero; and
+    /// everything up to `end` is there, if anything has to be. Gives the newest finished segment.
+    #[track_caller]
+    pub fn assert_sound(&self, server: &Server, since: &str, end: Option<Lsn>) -> Option<String> {
+        let (names, segments, partials) = (self.names(), self.segments(), self.partials());
+        let expected = segments.len() + partials.len();
+        assert_eq!(names.len(), expected, "strange files: {names:?}");
+        assert!(partials.len() <= 1, "more than one partial: {names:?}");
+        let unfinished = partials
+            .first()
+            .map(|name| name.trim_end_matches(".partial").to_owned());
+        let chain: Vec<String> = segments.iter().cloned().chain(unfinished.clone()).collect();
+        assert_without_gap(&chain, server.segment_bytes());
+        for name in segments.iter().filter(|name| name.as_str() >= since) {
+            assert_same(name, &self.read(name), &server.wal_file(name));
+        }
+        let same = unfinished.map(|name| self.assert_partial_is_no_other(server, &name));
+        if let Some(end) = end {
+            let last = Lsn(end.0 - 1);
+            let name = last.segment_name(1, server.segment_bytes());
+            let is_finished = segments.last().is_some_and(|newest| *newest >= name);
+            let is_partial = chain.last() == Some(&name);
+            let needed = last.offset(server.segment_bytes()) + 1;
+            assert!(
+                is_finished || is_partial && same >= Some(needed),
+                "not everything up to {end} is there: {names:?}, the last is right up to {same:?}"
+            );
+        }
+        segments.last().cloned()
+    }
+
+    /// Asserts that each byte of the partial segment is the server's or still zero; gives the length up to which all
+    /// are the server's. Which may not have begun the segment, after a switch.
+    #[track_caller]
+    fn assert_partial_is_no_other(&self, server: &Server, name: &str) -> usize {
+        let ours = self.read(&format!("{name}.partial"));
+        let theirs = std::fs::read(server.data().join("pg_wal").join(name)).unwrap_or(vec![0; ours.len()]);
+        assert_eq!(ours.len(), theirs.len(), "size of {name}.partial");
+        for (number, (our, their)) in ours.chunks(BLOCK).zip(theirs.chunks(BLOCK)).enumerate() {
+            let is_other = |at: &usize| our[*at] != 0 && our[*at] != their[*at];
+            let other = (our != their && !is_zero(our)).then(|| (0..our.len()).find(is_other));
+            assert!(
+                other.flatten().is_none(),
+                "{name}.partial: block {number} holds what the server never had"
+            );
+        }
+        common_prefix(&ours, &theirs)
+    }
+
     /// Asserts that every finished segment is read by `pg_waldump` from its first record to its last.
     #[track_caller]
     pub fn assert_readable(&self, server: &Server) {

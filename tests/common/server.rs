@@ -213,6 +213,21 @@ impl Server {
         self.end_by(Signal::KILL);
     }
 
+    /// Kills all processes of the server together: none is left that finishes a commit or tells the receiver.
+    pub fn kill_all(&self) {
+        let first = self.postmaster_pid().expect("the server runs");
+        // Stopped, it neither starts more nor buries its children, whose process ids stay theirs.
+        self.signal(Signal::STOP);
+        let pid = first.as_raw_nonzero();
+        let list = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(list).expect("list the server's processes");
+        for child in children.split_whitespace() {
+            let child = child.parse().ok().and_then(Pid::from_raw).expect("a process id");
+            kill_process(child, Signal::KILL).expect("kill a process of the server");
+        }
+        self.end_by(Signal::KILL);
+    }
+
     /// Stops and starts.
     pub fn restart(&self) {
         self.stop_fast();
@@ -422,7 +437,8 @@ impl Server {
         self.postmaster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn client(&self, program: &str) -> Command {
+    /// A client program, aimed at this server.
+    pub fn client(&self, program: &str) -> Command {
         let mut command = self.installation.command(program);
         command
             .arg("-h")
@@ -475,6 +491,7 @@ impl Drop for Server {
             let _ = child.map(|mut child| child.wait());
         }
         if std::thread::panicking() {
+            // A copy that was never started has none.
             let log = std::fs::read_to_string(self.log_path()).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
             eprintln!("the server's log ends: {tail:#?}");

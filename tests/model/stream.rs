@@ -83,12 +83,12 @@ impl Stream {
         self.wal_message(start, server_end, &payload)
     }
 
-    /// A WAL message with any content.
+    /// A WAL message with any content. The server's clock began with the stream.
     pub fn wal_message(&mut self, start: Lsn, server_end: Lsn, payload: &[u8]) -> &mut Stream {
         let mut body = vec![b'w'];
         body.extend(start.0.to_be_bytes());
         body.extend(server_end.0.to_be_bytes());
-        body.extend(0u64.to_be_bytes());
+        body.extend((self.clock.as_micros() as u64).to_be_bytes());
         body.extend(payload);
         self.message(b'd', &body);
         self.messages.last_mut().expect("just added").payload = payload.len();
