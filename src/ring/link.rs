@@ -210,7 +210,7 @@ mod tests {
                 .iter()
                 .map(|status| u32::from_be_bytes(status[..4].try_into().unwrap()));
             assert!(rest.is_empty() && numbers.clone().is_sorted());
-            assert_eq!(numbers.last(), Some(99_999));
+            assert_eq!(numbers.max(), Some(99_999));
         });
     }
 }
