@@ -24,13 +24,13 @@ const USERS: [&str; 3] = ["clear", "md5", "scram"];
 /// How a test gives the password.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Given {
-    InString,
-    InUri,
-    InEnvironment,
-    InFile,
+    String,
+    Uri,
+    Environment,
+    File,
 }
 
-const WAYS: [Given; 4] = [Given::InString, Given::InUri, Given::InEnvironment, Given::InFile];
+const WAYS: [Given; 4] = [Given::String, Given::Uri, Given::Environment, Given::File];
 
 // ---- what is said ----
 
@@ -38,10 +38,10 @@ const WAYS: [Given; 4] = [Given::InString, Given::InUri, Given::InEnvironment, G
 fn nothing_that_is_said_or_served_contains_the_password() {
     let server = server_asking_for(PASSWORD);
     for (user, given, format) in [
-        ("clear", Given::InString, "text"),
-        ("md5", Given::InUri, "json"),
-        ("scram", Given::InEnvironment, "json"),
-        ("scram", Given::InFile, "text"),
+        ("clear", Given::String, "text"),
+        ("md5", Given::Uri, "json"),
+        ("scram", Given::Environment, "json"),
+        ("scram", Given::File, "text"),
     ] {
         let (archive, other) = (Archive::new(), Archive::new());
         let log = other.file("times.hlog");
@@ -150,13 +150,13 @@ fn memory_holds_a_password_only_where_the_next_login_needs_it() {
     let server = server_asking_for(PASSWORD);
     for (user, given, most) in [
         // The file is read again.
-        ("clear", Given::InFile, 0),
-        ("md5", Given::InFile, 0),
-        ("scram", Given::InFile, 0),
+        ("clear", Given::File, 0),
+        ("md5", Given::File, 0),
+        ("scram", Given::File, 0),
         // For the next login.
-        ("scram", Given::InEnvironment, 1),
+        ("scram", Given::Environment, 1),
         // That, and the options.
-        ("scram", Given::InString, 2),
+        ("scram", Given::String, 2),
     ] {
         let (archive, other) = (Archive::new(), Archive::new());
         let receiver = Process::spawn(receive(&server, &archive, &other, user, given));
@@ -244,10 +244,10 @@ fn receive(server: &Server, archive: &Archive, other: &Archive, user: &str, give
     let mut command = aimed(server, archive);
     command.args(["-w", "-U", user]);
     match given {
-        Given::InString => command.arg(format!("--dbname=user={user} password={PASSWORD}")),
-        Given::InUri => command.args(["-d", &format!("postgresql://{user}:{PASSWORD}@127.0.0.1/")]),
-        Given::InEnvironment => command.env("PGPASSWORD", PASSWORD),
-        Given::InFile => command.env("PGPASSFILE", password_file(other)),
+        Given::String => command.arg(format!("--dbname=user={user} password={PASSWORD}")),
+        Given::Uri => command.args(["-d", &format!("postgresql://{user}:{PASSWORD}@127.0.0.1/")]),
+        Given::Environment => command.env("PGPASSWORD", PASSWORD),
+        Given::File => command.env("PGPASSFILE", password_file(other)),
     };
     command
 }
