@@ -70,11 +70,9 @@ impl Directory {
     /// Makes names durable: what was created, renamed or removed here survives a crash from now on.
     pub fn sync(&self) -> Result<()> {
         rustix::fs::fsync(&self.fd).map_err(|error| {
-            let reason = system_text(&error.into());
-            Error::disk(format!(
-                "could not fsync directory \"{}\": {reason}",
-                self.path.display()
-            ))
+            let (path, error) = (self.path.display(), io::Error::from(error));
+            let reason = system_text(&error);
+            Error::disk_broken(format!("could not fsync directory \"{path}\": {reason}"))
         })
     }
 
@@ -227,8 +225,12 @@ impl Directory {
     /// Renames a file within the directory; [`Directory::sync`] makes it durable.
     pub fn rename(&self, from: &str, to: &str) -> Result<()> {
         rustix::fs::renameat(&self.fd, from, &self.fd, to).map_err(|error| {
-            let (from, to, reason) = (self.path_of(from), self.path_of(to), system_text(&error.into()));
-            Error::disk(format!("could not rename file \"{from}\" to \"{to}\": {reason}"))
+            let (from, to, error) = (self.path_of(from), self.path_of(to), io::Error::from(error));
+            let reason = system_text(&error);
+            Error::of_disk(
+                format!("could not rename file \"{from}\" to \"{to}\": {reason}"),
+                &error,
+            )
         })
     }
 
@@ -279,7 +281,7 @@ impl Directory {
     /// A failed operation on one file, `could not VERB file "PATH": REASON`.
     pub fn failed(&self, verb: &str, name: &str, error: &io::Error) -> Error {
         let (path, reason) = (self.path_of(name), system_text(error));
-        Error::disk(format!("could not {verb} file \"{path}\": {reason}"))
+        Error::of_disk(format!("could not {verb} file \"{path}\": {reason}"), error)
     }
 
     /// Opens a file for reading.
@@ -290,8 +292,9 @@ impl Directory {
     }
 
     fn cannot_read(&self, error: Errno) -> Error {
-        let (path, reason) = (self.path.display(), system_text(&error.into()));
-        Error::disk(format!("could not read directory \"{path}\": {reason}"))
+        let (path, error) = (self.path.display(), io::Error::from(error));
+        let reason = system_text(&error);
+        Error::of_disk(format!("could not read directory \"{path}\": {reason}"), &error)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod connstring;
 pub mod dial;
 pub mod directory;
 pub mod durable_method;
+pub mod full_disk;
 pub mod histogram_log;
 pub mod history;
 pub mod hosts;

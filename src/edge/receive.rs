@@ -9,6 +9,7 @@ use super::cli::{ConnectionOptions, ReceiveOptions, SlotOptions};
 use super::connection::Connection;
 use super::conninfo::{Conninfo, Explicit};
 use super::directory::Directory;
+use super::full_disk::{self, OnDiskFull};
 use super::histogram_log::HistogramLog;
 use super::hosts::Host;
 use super::logging;
@@ -125,19 +126,39 @@ async fn keep_receiving(
         if !error.is_retryable() {
             return Err(error);
         }
-        logging::report(&error);
-        if receiving.options.no_loop {
-            return Err(Error::connection("disconnected"));
-        }
         if receiving.received_bytes > before {
             wait = Duration::ZERO;
         }
-        receiving.enter(Activity::Waiting);
-        if !pause(wait, &receiving.stop).await {
+        let goes_on = match error.is_disk_full() {
+            true => wait_for_room(receiving, error, wait).await?,
+            false => wait_to_connect(receiving, &error, wait).await?,
+        };
+        if !goes_on {
             return Ok(());
         }
         wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
     }
+}
+
+/// After an error of the disk that only room can mend: waits for it, unless that is not wanted; false if the
+/// operator wants the end.
+async fn wait_for_room(receiving: &Receiving<'_>, error: Error, least: Duration) -> Result<bool> {
+    let (directory, telemetry) = (receiving.directory.path(), &receiving.telemetry);
+    if receiving.options.no_loop || receiving.options.on_disk_full == OnDiskFull::Exit {
+        return Err(full_disk::not_waited_for(directory, telemetry, error));
+    }
+    receiving.enter(Activity::Waiting);
+    full_disk::wait_for_room(directory, telemetry, &receiving.stop, error, least).await
+}
+
+/// After any other error that may be over: waits about so long; false if the operator wants the end.
+async fn wait_to_connect(receiving: &Receiving<'_>, error: &Error, wait: Duration) -> Result<bool> {
+    logging::report(error);
+    if receiving.options.no_loop {
+        return Err(Error::connection("disconnected"));
+    }
+    receiving.enter(Activity::Waiting);
+    Ok(pause(wait, &receiving.stop).await)
 }
 
 /// Waits, about so long, before the next attempt; false if the operator wants the end. No two

@@ -61,11 +61,9 @@ impl Place {
 
     /// An error that names the file.
     fn failed(&self, verb: &str, name: &str, error: &io::Error) -> Error {
-        Error::disk(format!(
-            "could not {verb} file \"{}\": {}",
-            self.path_of(name).display(),
-            system_text(error)
-        ))
+        let (path, reason) = (self.path_of(name), system_text(error));
+        let message = format!("could not {verb} file \"{}\": {reason}", path.display());
+        Error::of_disk(message, error)
     }
 
     /// Removes spares that an earlier run left.
@@ -161,7 +159,7 @@ impl Segments {
     pub fn new(place: Place) -> Result<Segments> {
         let failed = |error: io::Error| {
             let (path, reason) = (place.directory.display(), system_text(&error));
-            Error::disk(format!("could not open directory \"{path}\": {reason}"))
+            Error::of_disk(format!("could not open directory \"{path}\": {reason}"), &error)
         };
         let directory = std::fs::File::open(&place.directory).map_err(failed)?;
         place.remove_left_spares().map_err(failed)?;
@@ -223,6 +221,12 @@ impl Segments {
     /// Goes on preparing the next segment; true if something has changed.
     pub fn poll(&mut self, cx: &mut Context<'_>, now: Duration, slots: &mut Slots, allowance: u64) -> bool {
         self.spare.poll(cx, now, slots, allowance)
+    }
+
+    /// Bytes for which there is no room: those of the next segment, or none.
+    pub fn missing_room(&self) -> u64 {
+        let lacks_room = self.spare.lacks_room();
+        lacks_room.then_some(self.place.size.bytes()).unwrap_or(0)
     }
 
     /// Whether the kernel works for the spare.

@@ -245,8 +245,14 @@ impl Stream<'_> {
 
     fn poll_segments(&mut self, cx: &mut Context<'_>) -> bool {
         let allowance = self.core.zeroing_allowance();
-        self.segments
-            .poll(cx, self.began.elapsed(), self.shared.slots, allowance)
+        let (now, slots) = (self.began.elapsed(), &mut *self.shared.slots);
+        let changed = self.segments.poll(cx, now, slots, allowance);
+        if changed {
+            self.shared
+                .telemetry
+                .set_missing_room(self.segments.missing_room());
+        }
+        changed
     }
 
     fn next_order(&mut self) -> Option<Output> {
@@ -484,10 +490,11 @@ impl Stream<'_> {
     fn disk_error(&self, verb: &str, segment: SegmentNumber, error: &io::Error) -> Error {
         let name = self.segments.name_of(segment);
         let message = format!("could not {verb} WAL file \"{name}\": {}", system_text(error));
-        match error.raw_os_error() {
+        match verb {
+            // What a failed sync left undone, the next one would not do either, and succeed.
+            "fsync" => Error::disk_broken(message),
             // Nothing was half done: once there is room, the segment is received again.
-            Some(libc::ENOSPC | libc::EDQUOT) => Error::disk(message),
-            _ => Error::disk_broken(message),
+            _ => Error::of_disk(message, error),
         }
     }
 
