@@ -7,6 +7,7 @@
 use crate::core::lsn::SegmentSize;
 use crate::core::start::{Encoding, SegmentFile, Stage};
 use crate::error::{Error, Result, system_text};
+use crate::ring::presence;
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -53,6 +54,11 @@ impl Directory {
     /// The path it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Checks that the path still leads to it: files are created and renamed by their paths.
+    pub fn check_presence(&self) -> Result<()> {
+        presence::check_directory(&self.path, &self.fd)
     }
 
     /// The permissions for new files: 0600, or 0640 after [`Directory::allow_group_access`].

@@ -22,6 +22,7 @@ use tokio_uring::fs::{File, rename};
 
 use super::buffer::Slots;
 use super::spare::{PREFIX, Prepared, Spare};
+use super::{op, presence};
 use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
 use crate::error::{Error, Result, system_text};
 
@@ -271,6 +272,21 @@ impl Segments {
         let file = Rc::clone(&opened.file);
         self.open.push_back(opened);
         Ok(Some(file))
+    }
+
+    /// Checks that the directory, and the partials if they `have_names`, are still what is written to. A
+    /// spare has nothing that was acknowledged, and a finished segment is its owner's.
+    pub fn check_presence(&self, have_names: bool) -> Result<()> {
+        presence::check_directory(&self.place.directory, op::descriptor(&self.directory))?;
+        let partials = self
+            .open
+            .iter()
+            .filter(|open| have_names && open.name.ends_with(".partial"));
+        for open in partials {
+            let (path, bytes) = (self.place.path_of(&open.name), self.place.size.bytes());
+            presence::check_file(&path, op::descriptor(&open.file), bytes)?;
+        }
+        Ok(())
     }
 
     /// The name under which the segment's file is known now, for messages.

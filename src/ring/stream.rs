@@ -32,6 +32,7 @@ use super::durable;
 use super::flight::{Flight, NameOrder, Naming, Syncing, Writing};
 use super::link::Link;
 use super::op;
+use super::presence::Rounds;
 use super::segment::{NameChange, Segments};
 use super::shown::{POSTGRES_EPOCH_US, Shown, unix_us};
 use super::stop::Stop;
@@ -119,6 +120,7 @@ pub async fn run(
         size,
         postponed: None,
         timer: Timer::default(),
+        rounds: Rounds::new(),
         began: Instant::now(),
         lingers: false,
         armed: Duration::ZERO,
@@ -152,6 +154,7 @@ struct Stream<'a> {
     /// An order that waits for its segment's file to be prepared.
     postponed: Option<Output>,
     timer: Timer,
+    rounds: Rounds,
     began: Instant,
     /// Whether the last bytes came soon after they were waited for.
     lingers: bool,
@@ -200,6 +203,9 @@ impl Stream<'_> {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         loop {
             let mut changed = self.poll_flight(cx)?;
+            while self.rounds.poll_due(cx) {
+                self.segments.check_presence(self.flight.names.is_none())?;
+            }
             if self.shared.stop.poll_requested(cx) {
                 changed |= self.stop_once();
             }
