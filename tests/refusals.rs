@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use common::process::Exit;
+use common::process::{Exit, wrap};
 use common::receiver::{run, streaming, walring_command};
-use common::{Archive, Process, Server, ServerOptions, postgres, walring};
+use common::{Archive, Process, Server, ServerOptions, walring};
 
 #[test]
 fn a_second_receiver_in_one_directory_is_refused() {
@@ -144,33 +144,6 @@ fn a_system_without_io_uring_is_named_with_the_reason() {
     }
 }
 
-#[test]
-fn too_little_locked_memory_is_named_or_lived_with() {
-    let (server, archive) = (Server::start(), Archive::new());
-    let end = server.write_wal(10);
-    server.write_wal(10);
-    let walring = walring_command(
-        &server,
-        &archive,
-        &["-n", "--synchronous", "--endpos", &end.to_string()],
-    );
-    let mut limited = wrap(Command::new("prlimit"), &["--memlock=0"], &walring);
-    if let Some((uid, gid)) = postgres::server_user() {
-        std::os::unix::fs::chown(archive.path(), Some(uid), Some(gid)).expect("give the archive away");
-        std::os::unix::process::CommandExt::uid(
-            std::os::unix::process::CommandExt::gid(&mut limited, gid),
-            uid,
-        );
-    }
-    let exit = Process::spawn(limited).finish();
-    let named = exit.code == Some(1)
-        && exit
-            .stderr
-            .iter()
-            .any(|line| line.to_uppercase().contains("MEMLOCK"));
-    assert!(exit.code == Some(0) || named, "{exit:#?}");
-}
-
 /// Names, sizes, times and content of all files.
 fn state(directory: &Path) -> Vec<(PathBuf, SystemTime, Vec<u8>)> {
     let entries = std::fs::read_dir(directory)
@@ -234,21 +207,6 @@ fn mounted(unshare: &[&str], directory: &Archive, script: &str) -> Command {
         .args(unshare)
         .args(["--propagation", "private", "sh", "-c", &mount]);
     command
-}
-
-/// One command as the argument of another.
-fn wrap(mut outer: Command, arguments: &[&str], inner: &Command) -> Command {
-    outer
-        .args(arguments)
-        .arg(inner.get_program())
-        .args(inner.get_args());
-    for (name, value) in inner.get_envs() {
-        match value {
-            Some(value) => outer.env(name, value),
-            None => outer.env_remove(name),
-        };
-    }
-    outer
 }
 
 fn succeeds(command: &mut Command) -> bool {

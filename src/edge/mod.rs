@@ -6,6 +6,7 @@ pub mod cli;
 pub mod connection;
 pub mod conninfo;
 pub mod connstring;
+pub mod descriptors;
 pub mod dial;
 pub mod directory;
 pub mod durable_method;

@@ -171,6 +171,21 @@ impl Exit {
     }
 }
 
+/// One command as the argument of another.
+pub fn wrap(mut outer: Command, arguments: &[&str], inner: &Command) -> Command {
+    outer
+        .args(arguments)
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
+}
+
 fn read_all(mut stdout: impl Read) -> String {
     let mut text = String::new();
     stdout.read_to_string(&mut text).expect("stdout is text");
