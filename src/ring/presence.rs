@@ -8,35 +8,15 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::fs::Stat;
 use rustix::io::Errno;
-use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::error::{Error, Result, system_text};
 
-/// How often it is looked. A look is a few system calls that read no disk.
-const ROUND: Duration = Duration::from_secs(1);
-
-/// Tells when to look.
-pub struct Rounds(Pin<Box<Interval>>);
-
-impl Rounds {
-    /// The first round is due at once.
-    pub fn new() -> Rounds {
-        let mut rounds = interval(ROUND);
-        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Rounds(Box::pin(rounds))
-    }
-
-    /// Whether a round is due; if not, the task is woken when it is.
-    pub fn poll_due(&mut self, cx: &mut Context<'_>) -> bool {
-        matches!(self.0.poll_tick(cx), Poll::Ready(_))
-    }
-}
+/// How often to look. A look is a few system calls that read no disk.
+pub const ROUND: Duration = Duration::from_secs(1);
 
 /// Checks that `path` leads to the open directory.
 pub fn check_directory(path: &Path, directory: impl AsFd) -> Result<()> {

@@ -150,6 +150,8 @@ pub struct Segments {
     directory: Rc<File>,
     open: VecDeque<SegmentFile>,
     spare: Spare,
+    /// When it is looked next whether they are still there.
+    next_look: Duration,
 }
 
 /// A change of names that is in flight.
@@ -172,6 +174,7 @@ impl Segments {
             directory,
             open: VecDeque::new(),
             spare,
+            next_look: Duration::ZERO,
         })
     }
 
@@ -226,8 +229,10 @@ impl Segments {
 
     /// Bytes for which there is no room: those of the next segment, or none.
     pub fn missing_room(&self) -> u64 {
-        let lacks_room = self.spare.lacks_room();
-        lacks_room.then_some(self.place.size.bytes()).unwrap_or(0)
+        match self.spare.lacks_room() {
+            true => self.place.size.bytes(),
+            false => 0,
+        }
     }
 
     /// Whether the kernel works for the spare.
@@ -272,6 +277,20 @@ impl Segments {
         let file = Rc::clone(&opened.file);
         self.open.push_back(opened);
         Ok(Some(file))
+    }
+
+    /// [`Segments::check_presence`] now and then.
+    pub fn look(&mut self, now: Duration, have_names: bool) -> Result<()> {
+        if now < self.next_look {
+            return Ok(());
+        }
+        self.next_look = now + presence::ROUND;
+        self.check_presence(have_names)
+    }
+
+    /// When to [look](Segments::look) again.
+    pub fn next_look(&self) -> Duration {
+        self.next_look
     }
 
     /// Checks that the directory, and the partials if they `have_names`, are still what is written to. A
@@ -377,6 +396,46 @@ impl Segments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::setup;
+
+    #[test]
+    fn a_partial_is_missed_when_it_has_its_name_and_a_finished_segment_never() {
+        let home = tempfile::tempdir().unwrap();
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let place = Place {
+            directory: home.path().to_owned(),
+            timeline: Timeline(1),
+            size,
+            mode: 0o600,
+            direct: false,
+        };
+        setup::start().unwrap().block_on(async {
+            let mut slots = Slots::register(1, 4096).unwrap();
+            let mut segments = Segments::new(place).unwrap();
+            let segment = size.segment_of(Lsn(5 << 20));
+            poll_fn(|cx| {
+                segments.poll(cx, Duration::ZERO, &mut slots, 0);
+                match segments.file(segment, Duration::ZERO).unwrap() {
+                    Some(_) => Poll::Ready(()),
+                    None => Poll::Pending,
+                }
+            })
+            .await;
+            let check = |segments: &Segments, have_names| segments.check_presence(have_names).is_ok();
+            let path = |segments: &Segments| home.path().join(segments.name_of(segment));
+            let named = segments.name(segment);
+            assert!(check(&segments, false), "its name is on its way");
+            named.await.unwrap().unwrap();
+            assert!(check(&segments, true));
+            std::fs::hard_link(path(&segments), home.path().join("aside")).unwrap();
+            std::fs::remove_file(path(&segments)).unwrap();
+            assert!(!check(&segments, true));
+            std::fs::rename(home.path().join("aside"), path(&segments)).unwrap();
+            segments.finish(segment, false).await.unwrap().unwrap();
+            std::fs::remove_file(path(&segments)).unwrap();
+            assert!(check(&segments, true), "its owner took it away");
+        });
+    }
 
     #[test]
     fn content_ends_at_the_last_byte_that_is_not_zero() {

@@ -32,7 +32,6 @@ use super::durable;
 use super::flight::{Flight, NameOrder, Naming, Syncing, Writing};
 use super::link::Link;
 use super::op;
-use super::presence::Rounds;
 use super::segment::{NameChange, Segments};
 use super::shown::{POSTGRES_EPOCH_US, Shown, unix_us};
 use super::stop::Stop;
@@ -120,7 +119,6 @@ pub async fn run(
         size,
         postponed: None,
         timer: Timer::default(),
-        rounds: Rounds::new(),
         began: Instant::now(),
         lingers: false,
         armed: Duration::ZERO,
@@ -154,7 +152,6 @@ struct Stream<'a> {
     /// An order that waits for its segment's file to be prepared.
     postponed: Option<Output>,
     timer: Timer,
-    rounds: Rounds,
     began: Instant,
     /// Whether the last bytes came soon after they were waited for.
     lingers: bool,
@@ -203,9 +200,8 @@ impl Stream<'_> {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         loop {
             let mut changed = self.poll_flight(cx)?;
-            while self.rounds.poll_due(cx) {
-                self.segments.check_presence(self.flight.names.is_none())?;
-            }
+            self.segments
+                .look(self.began.elapsed(), self.flight.names.is_none())?;
             if self.shared.stop.poll_requested(cx) {
                 changed |= self.stop_once();
             }
@@ -274,9 +270,12 @@ impl Stream<'_> {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        let fired = self.timer.poll(cx, self.now(), self.core.deadline());
-        if fired {
-            self.core.tick(self.now());
+        let (now, deadline) = (self.now(), self.core.deadline());
+        let look = self.segments.next_look();
+        let next = deadline.map_or(look, |deadline| deadline.min(look));
+        let fired = self.timer.poll(cx, now, Some(next));
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            self.core.tick(now);
         }
         fired
     }
