@@ -4,11 +4,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::{Error, Result};
 
-/// Files that a receiver has open at most, its runtimes and what a connection takes for a moment included.
-const OWN: u64 = 48;
+/// Files that a receiver opens: about 20 with its runtimes, a few more for a moment while it connects, and some to
+/// spare.
+const OWN: u64 = 32;
 
 /// Of these, so many may still be opened when HTTP clients are let in.
-const STILL_TO_OPEN: u64 = 24;
+const STILL_TO_OPEN: u64 = 16;
 
 /// Sees to it that there are descriptors for the receiver and a few HTTP clients before anything is opened. The
 /// soft limit is raised if it is lower; the hard one is the operator's.
