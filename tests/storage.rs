@@ -3,6 +3,7 @@
 mod common;
 
 use common::receiver::{streaming, wait_for_streaming};
+use common::wait::until;
 use common::{Archive, Http, Server, SmallDisk, walring};
 use rustix::process::Signal;
 
@@ -98,11 +99,13 @@ fn what_waits_for_room_tells_so_once_and_keeps_its_directory() {
     wait_for_streaming(&server);
     let end = server.write_wal(8000);
     receiver.wait_for_line("1.0 MiB");
-    let reason = http.wait_health(503);
-    assert!(reason.contains("waiting for 1.0 MiB of room"), "{reason}");
-    assert!(reason.contains(FULL), "{reason}");
-    assert_eq!(http.metric("walring_disk_full"), 1.0);
-    assert_eq!(http.metric("walring_receiver_status"), 3.0);
+    // What the stream had begun to write and not named is removed, which may leave room for one segment more.
+    until("the reason is told", || {
+        let reason = http.wait_health(503);
+        (reason.contains("waiting for 1.0 MiB of room") && reason.contains(FULL)).then_some(())
+    });
+    http.wait_metric("walring_disk_full", |full| full == 1.0);
+    http.wait_metric("walring_receiver_status", |status| status == 3.0);
     let second = walring(&server, &archive, &["--synchronous"]).finish();
     assert!(second.has_line_with(&["error: ", "in use"]), "{second:#?}");
     // It looks for room once a second.
@@ -113,14 +116,13 @@ fn what_waits_for_room_tells_so_once_and_keeps_its_directory() {
     http.wait_health(200);
     assert_eq!(http.metric("walring_disk_full"), 0.0);
     let exit = receiver.stop();
-    for words in [&["error: ", FULL][..], &["there is room in directory"]] {
-        let count = exit
-            .stderr
-            .iter()
-            .filter(|line| words.iter().all(|word| line.contains(word)))
-            .count();
-        assert_eq!(count, 1, "lines with {words:?}: {exit:#?}");
-    }
+    let count = |words: &[&str]| {
+        let has_all = |line: &&String| words.iter().all(|word| line.contains(word));
+        exit.stderr.iter().filter(has_all).count()
+    };
+    let told = count(&["error: ", FULL]);
+    assert!((1..=2).contains(&told), "{exit:#?}");
+    assert_eq!(count(&["there is room in directory"]), told, "{exit:#?}");
     archive.assert_holds(&server, 1, end);
 }
 
@@ -150,10 +152,11 @@ fn room_for_the_next_segment_is_missed_while_there_is_time_to_make_it() {
     http.wait_metric("walring_disk_full", |full| full == 1.0);
     server.wait_flushed(server.write_wal(10));
     http.wait_health(200);
+    // It is tried once a second; what is needed before that is tried then.
     disk.make_room();
-    http.wait_metric("walring_disk_full", |full| full == 0.0);
     let end = server.write_wal(3000);
     server.wait_flushed(end);
+    http.wait_metric("walring_disk_full", |full| full == 0.0);
     assert_eq!(http.metric("walring_reconnects_total"), 0.0);
     let exit = receiver.stop();
     assert!(!exit.has_line_with(&["error: "]), "{exit:#?}");

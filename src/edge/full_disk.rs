@@ -52,9 +52,16 @@ pub async fn wait_for_room(
             () = tokio::time::sleep(wait) => {}
         }
         wait = LOOK;
-        let has_room = spare::has_room(directory, needed).await;
-        if has_room.map_err(|error| cannot_look(directory, &error))? {
-            break;
+        match spare::has_room(directory, needed).await {
+            Ok(true) => break,
+            Ok(false) => {}
+            Err(error) => {
+                let error = cannot_look(directory, &error);
+                // What may be over later, such as too many open files, is looked for again like room.
+                if !error.is_retryable() {
+                    return Err(error);
+                }
+            }
         }
     }
     telemetry.set_missing_room(0);
@@ -84,7 +91,6 @@ fn make_room(directory: &Path, needed: u64) -> String {
 
 fn cannot_look(directory: &Path, error: &std::io::Error) -> Error {
     let (path, reason) = (directory.display(), system_text(error));
-    Error::disk_broken(format!(
-        "could not look for room in directory \"{path}\": {reason}"
-    ))
+    let message = format!("could not look for room in directory \"{path}\": {reason}");
+    Error::of_disk(message, error)
 }
