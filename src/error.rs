@@ -24,8 +24,10 @@ enum Kind {
     Protocol,
     /// The target directory holds something that must not be touched.
     Directory,
-    /// A read, write, sync, create or rename in the target directory failed.
+    /// A read, write, sync, create or rename in the target directory failed, and may succeed later.
     Disk,
+    /// There is no room in the target directory, or a quota allows no more.
+    DiskFull,
     /// A write or sync failed in a way after which the file cannot be trusted.
     DiskBroken,
     /// This machine or this server lacks what walring needs.
@@ -63,9 +65,28 @@ impl Error {
         Error::new(Kind::Directory, message)
     }
 
-    /// An operation in the target directory failed.
+    /// An operation in the target directory failed, and may succeed later.
     pub fn disk(message: impl Into<String>) -> Error {
         Error::new(Kind::Disk, message)
+    }
+
+    /// An operation in the target directory failed with `cause`, which tells whether to wait for room, to try
+    /// again, or to end.
+    pub fn of_disk(message: impl Into<String>, cause: &io::Error) -> Error {
+        match cause.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Error::new(Kind::DiskFull, message),
+            Some(libc::ENOMEM) => Error::disk(message),
+            Some(libc::EMFILE | libc::ENFILE) => Error::disk(message).with_hint(
+                "Raise the limit of open files: ulimit -n, systemd's LimitNOFILE, sysctl fs.file-max.",
+            ),
+            Some(libc::EFBIG) => Error::disk_broken(message).with_hint(
+                "Raise the limit of a file's size to that of a segment: ulimit -f, systemd's LimitFSIZE.",
+            ),
+            Some(libc::EROFS) => Error::disk_broken(message).with_hint(
+                "The file system is read-only; after an error of the disk the kernel makes it so: see dmesg.",
+            ),
+            _ => Error::disk_broken(message),
+        }
     }
 
     /// A write or sync in the target directory failed: what the file holds is not known any more.
@@ -138,14 +159,19 @@ impl Error {
 
     /// Whether it was an operation in the target directory that failed.
     pub fn is_of_disk(&self) -> bool {
-        matches!(self.kind, Kind::Disk | Kind::DiskBroken)
+        matches!(self.kind, Kind::Disk | Kind::DiskFull | Kind::DiskBroken)
+    }
+
+    /// Whether room in the target directory is all that was missing.
+    pub fn is_disk_full(&self) -> bool {
+        self.kind == Kind::DiskFull
     }
 
     /// Whether connecting once more may succeed without anybody's help here.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Connection | Kind::Server | Kind::Protocol | Kind::Disk
+            Kind::Connection | Kind::Server | Kind::Protocol | Kind::Disk | Kind::DiskFull
         )
     }
 }
@@ -241,5 +267,19 @@ mod tests {
         assert_eq!(error.sqlstate(), Some("42710"));
         assert_eq!((error.detail(), error.hint()), (Some("d"), Some("h")));
         assert!(!Error::unsupported("x").in_context("c").is_retryable());
+    }
+
+    #[test]
+    fn the_cause_of_a_disk_error_tells_what_can_be_done_about_it() {
+        let of = |errno| Error::of_disk("x", &io::Error::from_raw_os_error(errno));
+        for errno in [libc::ENOSPC, libc::EDQUOT] {
+            assert!(of(errno).is_disk_full() && of(errno).is_retryable());
+        }
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+            assert!(of(errno).is_retryable() && !of(errno).is_disk_full());
+        }
+        for errno in [libc::EIO, libc::EROFS, libc::EFBIG, libc::ENOENT, libc::EACCES] {
+            assert!(of(errno).is_of_disk() && !of(errno).is_retryable());
+        }
     }
 }

@@ -53,6 +53,8 @@
 //!   believes a complete one (`completable` in `core::schedule`, with its exceptions).
 //! - A byte counts as flushed when it is durable *and* so is the name of its file ([`ring::segment`]).
 //! - A write or sync that failed is final: nothing is acknowledged any more, the stream is left.
+//! - A file or directory that its name does not lead to any more ends the stream, for what is written to it
+//!   would be acknowledged and nowhere ([`ring::presence`]).
 //! - A slot has one owner: the core between two reads, the kernel while an operation is in flight
 //!   ([`ring::buffer`]). Two writes of one block are never in flight together ([`core::writes`]).
 //! - Bytes that an earlier run may have acknowledged are never truncated and never overwritten by

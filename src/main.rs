@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use walring::edge::cli::{self, Command, LogOptions};
-use walring::edge::{inspect, logging, probe, receive, top, verify};
+use walring::edge::{descriptors, inspect, logging, probe, receive, top, verify};
 use walring::error::{Error, Result};
 use walring::ring::setup;
 use walring::ring::stop::Stop;
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<()> {
     match command {
         Command::Receive(options) => {
+            descriptors::prepare()?;
             let runtime = setup::start()?;
             runtime.block_on(async {
                 let stop = Stop::default();
@@ -91,8 +92,11 @@ fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     result
 }
 
-/// SIGINT and SIGTERM ask for the end; what was received becomes durable first.
+/// SIGINT and SIGTERM ask for the end; what was received becomes durable first. SIGXFSZ would be a silent one: a
+/// file that may not grow any more is an error like others.
 fn stop_on_signals(stop: &Stop) -> Result<()> {
+    let _handled_from_now_on =
+        signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(|error| system_error(&error))?;
     for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
         let mut signals = signal(kind).map_err(|error| system_error(&error))?;
         let stop = stop.clone();

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use common::process::Exit;
+use common::process::{Exit, succeeds, wrap};
 use common::receiver::{run, streaming, walring_command};
-use common::{Archive, Process, Server, ServerOptions, postgres, walring};
+use common::{Archive, Process, Server, ServerOptions, walring};
 
 #[test]
 fn a_second_receiver_in_one_directory_is_refused() {
@@ -142,33 +142,6 @@ fn a_system_without_io_uring_is_named_with_the_reason() {
             .any(|line| line.contains("io_uring") && line.to_lowercase().contains(reason));
         assert!(named, "{exit:#?}");
     }
-}
-
-#[test]
-fn too_little_locked_memory_is_named_or_lived_with() {
-    let (server, archive) = (Server::start(), Archive::new());
-    let end = server.write_wal(10);
-    server.write_wal(10);
-    let walring = walring_command(
-        &server,
-        &archive,
-        &["-n", "--synchronous", "--endpos", &end.to_string()],
-    );
-    let mut limited = wrap(Command::new("prlimit"), &["--memlock=0"], &walring);
-    if let Some((uid, gid)) = postgres::server_user() {
-        std::os::unix::fs::chown(archive.path(), Some(uid), Some(gid)).expect("give the archive away");
-        std::os::unix::process::CommandExt::uid(
-            std::os::unix::process::CommandExt::gid(&mut limited, gid),
-            uid,
-        );
-    }
-    let exit = Process::spawn(limited).finish();
-    let named = exit.code == Some(1)
-        && exit
-            .stderr
-            .iter()
-            .any(|line| line.to_uppercase().contains("MEMLOCK"));
-    assert!(exit.code == Some(0) || named, "{exit:#?}");
 }
 
 /// Names, sizes, times and content of all files.

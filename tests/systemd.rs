@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use common::receiver::walring_command;
 use common::wait::{self, until, within};
-use common::{Archive, Http, Process, Server};
+use common::{Archive, Http, Process, Server, SmallDisk};
 
 /// Short, so that the test is; what is fed arrives every half of it.
 const WATCHDOG_US: &str = "400000";
@@ -93,6 +93,21 @@ fn it_is_ready_only_once_it_streams() {
     server.start_again();
     manager.wait_for("READY=1");
     assert_eq!(manager.count("READY=1"), 1);
+}
+
+#[test]
+fn a_full_disk_is_told_in_the_status_and_the_watchdog_is_still_fed() {
+    let Some(disk) = SmallDisk::mount(64) else { return };
+    let (server, archive, manager) = (Server::start(), Archive::below(&disk.path()), Manager::new());
+    disk.fill_up_to(4);
+    let mut command = service(&server, &archive, &manager.path(), &["--synchronous"]);
+    command.env("WATCHDOG_USEC", WATCHDOG_US);
+    let _receiver = Process::spawn(command);
+    manager.wait_for("READY=1");
+    server.write_wal(8000);
+    let status = manager.wait_for("STATUS=waiting for 1.0 MiB of room in ");
+    assert!(status.contains("No space left on device"), "{status}");
+    wait_for_more(&manager);
 }
 
 #[test]

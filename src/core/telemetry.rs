@@ -193,6 +193,7 @@ pub struct Telemetry {
     pub last_commit: Moment,
     /// Turns of the event loop, counted now and then while somebody watches: it is alive.
     pub beats: Counter,
+    missing_room: AtomicU64,
     trouble: Mutex<String>,
     upstream: Mutex<Upstream>,
     measures: Mutex<Measures>,
@@ -217,6 +218,16 @@ impl Telemetry {
     /// This timeline is received now.
     pub fn set_timeline(&self, timeline: Timeline) {
         self.timeline.store(timeline.0, Relaxed);
+    }
+
+    /// Bytes for which there is no room in the directory: those of the next segment. Zero: there is room.
+    pub fn missing_room(&self) -> u64 {
+        self.missing_room.load(Relaxed)
+    }
+
+    /// There is no room for so many bytes, or there is again.
+    pub fn set_missing_room(&self, bytes: u64) {
+        self.missing_room.store(bytes, Relaxed);
     }
 
     /// The server.

@@ -17,6 +17,7 @@ pub use self::probe::ProbeOptions;
 pub use self::top::TopOptions;
 use super::connstring::ConnectionString;
 use super::directory;
+use super::full_disk::OnDiskFull;
 use super::logging::LogFormat;
 use super::password::PromptMode;
 use crate::core::demand::DurableMethod;
@@ -76,6 +77,8 @@ pub struct ReceiveOptions {
     pub no_sync: bool,
     /// Write through the page cache, not O_DIRECT.
     pub buffered: bool,
+    /// What to do while there is no room in the directory.
+    pub on_disk_full: OnDiskFull,
     /// Print a summary of latencies at exit.
     pub latency_report: bool,
     /// What of the received WAL is checked before it is acknowledged.
@@ -288,6 +291,7 @@ struct Values {
     status_interval: Option<Duration>,
     receive_timeout: Option<Duration>,
     log_format: LogFormat,
+    on_disk_full: OnDiskFull,
     verify: Verify,
     durable_method: DurableMethod,
     spin: SpinLimit,
@@ -303,6 +307,7 @@ impl Values {
             status_interval: seconds("-s/--status-interval", &arguments.status_interval)?,
             receive_timeout: seconds("--receive-timeout", &arguments.receive_timeout)?,
             log_format: choice("--log-format", &arguments.log_format, &LOG_FORMATS)?,
+            on_disk_full: choice("--on-disk-full", &arguments.on_disk_full, &ON_DISK_FULL)?,
             verify: choice("--verify", &arguments.verify, &VERIFY_LEVELS)?,
             durable_method: choice("--durable-method", &arguments.durable_method, &DURABLE_METHODS)?,
             spin: spin_limit(&arguments.spin_us)?,
@@ -312,6 +317,8 @@ impl Values {
 }
 
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+const ON_DISK_FULL: [(&str, OnDiskFull); 2] = [("wait", OnDiskFull::Wait), ("exit", OnDiskFull::Exit)];
 
 const VERIFY_LEVELS: [(&str, Verify); 3] = [
     ("records", Verify::Records),
@@ -462,6 +469,7 @@ fn command(arguments: Arguments, values: Values, called: &Invocation) -> Command
         synchronous: arguments.synchronous,
         no_sync: arguments.no_sync,
         buffered: arguments.buffered,
+        on_disk_full: values.on_disk_full,
         latency_report: arguments.latency_report,
         verify: values.verify,
         durable_method: values.durable_method,

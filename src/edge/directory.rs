@@ -7,6 +7,7 @@
 use crate::core::lsn::SegmentSize;
 use crate::core::start::{Encoding, SegmentFile, Stage};
 use crate::error::{Error, Result, system_text};
+use crate::ring::presence;
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -55,6 +56,11 @@ impl Directory {
         &self.path
     }
 
+    /// Checks that the path still leads to it: files are created and renamed by their paths.
+    pub fn check_presence(&self) -> Result<()> {
+        presence::check_directory(&self.path, &self.fd)
+    }
+
     /// The permissions for new files: 0600, or 0640 after [`Directory::allow_group_access`].
     pub fn file_mode(&self) -> Mode {
         self.file_mode
@@ -70,11 +76,9 @@ impl Directory {
     /// Makes names durable: what was created, renamed or removed here survives a crash from now on.
     pub fn sync(&self) -> Result<()> {
         rustix::fs::fsync(&self.fd).map_err(|error| {
-            let reason = system_text(&error.into());
-            Error::disk(format!(
-                "could not fsync directory \"{}\": {reason}",
-                self.path.display()
-            ))
+            let (path, error) = (self.path.display(), io::Error::from(error));
+            let reason = system_text(&error);
+            Error::disk_broken(format!("could not fsync directory \"{path}\": {reason}"))
         })
     }
 
@@ -227,8 +231,12 @@ impl Directory {
     /// Renames a file within the directory; [`Directory::sync`] makes it durable.
     pub fn rename(&self, from: &str, to: &str) -> Result<()> {
         rustix::fs::renameat(&self.fd, from, &self.fd, to).map_err(|error| {
-            let (from, to, reason) = (self.path_of(from), self.path_of(to), system_text(&error.into()));
-            Error::disk(format!("could not rename file \"{from}\" to \"{to}\": {reason}"))
+            let (from, to, error) = (self.path_of(from), self.path_of(to), io::Error::from(error));
+            let reason = system_text(&error);
+            Error::of_disk(
+                format!("could not rename file \"{from}\" to \"{to}\": {reason}"),
+                &error,
+            )
         })
     }
 
@@ -279,7 +287,7 @@ impl Directory {
     /// A failed operation on one file, `could not VERB file "PATH": REASON`.
     pub fn failed(&self, verb: &str, name: &str, error: &io::Error) -> Error {
         let (path, reason) = (self.path_of(name), system_text(error));
-        Error::disk(format!("could not {verb} file \"{path}\": {reason}"))
+        Error::of_disk(format!("could not {verb} file \"{path}\": {reason}"), error)
     }
 
     /// Opens a file for reading.
@@ -290,8 +298,9 @@ impl Directory {
     }
 
     fn cannot_read(&self, error: Errno) -> Error {
-        let (path, reason) = (self.path.display(), system_text(&error.into()));
-        Error::disk(format!("could not read directory \"{path}\": {reason}"))
+        let (path, error) = (self.path.display(), io::Error::from(error));
+        let reason = system_text(&error);
+        Error::of_disk(format!("could not read directory \"{path}\": {reason}"), &error)
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::descriptors;
 use super::metrics::{self, Format};
 use super::observation::Observation;
 
@@ -46,13 +47,14 @@ const INDEX: &str = "walring\n\n\
 /// Answers everybody, for ever.
 pub async fn serve(listener: TcpListener, observation: Arc<Observation>) {
     let mut connections: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(MOST_CONNECTIONS);
+    let most = descriptors::for_clients(MOST_CONNECTIONS);
     loop {
         let Ok((socket, _)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         connections.retain(|connection| !connection.is_finished());
-        if connections.len() == MOST_CONNECTIONS
+        if connections.len() == most
             && let Some(oldest) = connections.pop_front()
         {
             oldest.abort();

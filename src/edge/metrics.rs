@@ -368,6 +368,11 @@ fn process(observation: &Observation) -> Vec<Gauge> {
             "Space for an unprivileged user on the directory's file system.",
             observation.free_bytes(),
         ),
+        whole(
+            "disk_full",
+            "1 while there is no room for the next segment; once that is needed, nothing is received.",
+            u64::from(observation.telemetry().missing_room() > 0),
+        ),
         real(
             "uptime_seconds",
             "How long the process has been running.",

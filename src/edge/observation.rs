@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::cli::ReceiveOptions;
 use super::past::{Past, Sample};
+use super::progress_line::in_units;
 use super::savings;
 use super::status::{Distribution, Latencies, Positions, Savings, Status, Totals};
 use crate::core::lsn::Lsn;
@@ -192,6 +193,10 @@ impl Observation {
         };
         match telemetry.activity() {
             Activity::Stopped => "stopped".to_owned(),
+            Activity::Waiting if telemetry.missing_room() > 0 => {
+                let (path, needed) = (self.about.directory.display(), in_units(telemetry.missing_room()));
+                format!("waiting for {needed} of room in \"{path}\"{because}")
+            }
             Activity::Starting => format!("connecting to {server}{because}"),
             Activity::Waiting => format!("waiting to connect to {server} again{because}"),
             Activity::Restarting => format!("connecting to {server} again{because}"),

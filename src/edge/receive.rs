@@ -13,6 +13,7 @@ use super::conninfo::{Conninfo, Explicit};
 use super::connstring::ConnectionString;
 use super::directory::Directory;
 use super::exposure;
+use super::full_disk::{self, OnDiskFull};
 use super::histogram_log::HistogramLog;
 use super::hosts::Host;
 use super::logging;
@@ -142,20 +143,48 @@ async fn keep_receiving(
             wait = Duration::ZERO;
             complaints.forget();
         }
-        let is_news = complaints.is_news(&error, Instant::now());
-        match is_news {
-            true => logging::report(&error),
-            false => debug!("{error}"),
-        }
-        if receiving.options.no_loop {
-            return Err(Error::connection("disconnected"));
-        }
-        receiving.enter(Activity::Waiting);
-        if !pause(wait, is_news, &receiving.stop).await {
+        let goes_on = match error.is_disk_full() {
+            true => wait_for_room(receiving, error, wait).await?,
+            false => {
+                let is_news = complaints.is_news(&error, Instant::now());
+                wait_to_connect(receiving, &error, is_news, wait).await?
+            }
+        };
+        if !goes_on {
             return Ok(());
         }
         wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
     }
+}
+
+/// After an error of the disk that only room can mend: waits for it, unless that is not wanted; false if the
+/// operator wants the end.
+async fn wait_for_room(receiving: &Receiving<'_>, error: Error, least: Duration) -> Result<bool> {
+    let (directory, telemetry) = (receiving.directory.path(), &receiving.telemetry);
+    if receiving.options.no_loop || receiving.options.on_disk_full == OnDiskFull::Exit {
+        return Err(full_disk::not_waited_for(directory, telemetry, error));
+    }
+    receiving.enter(Activity::Waiting);
+    full_disk::wait_for_room(directory, telemetry, &receiving.stop, error, least).await
+}
+
+/// After any other error that may be over: waits about so long; false if the operator wants the end. What was said
+/// before is not said as an error again.
+async fn wait_to_connect(
+    receiving: &Receiving<'_>,
+    error: &Error,
+    is_news: bool,
+    wait: Duration,
+) -> Result<bool> {
+    match is_news {
+        true => logging::report(error),
+        false => debug!("{error}"),
+    }
+    if receiving.options.no_loop {
+        return Err(Error::connection("disconnected"));
+    }
+    receiving.enter(Activity::Waiting);
+    Ok(pause(wait, is_news, &receiving.stop).await)
 }
 
 /// Waits, about so long, before the next attempt; false if the operator wants the end. No two

@@ -118,6 +118,7 @@ impl Receiving<'_> {
 
     /// Streams until the end position, the operator or an error ends it.
     pub async fn run(&mut self, connection: &mut Connection) -> Result<Outcome> {
+        self.directory.check_presence()?;
         self.sync_what_lies_here().await?;
         let server = self.ask_server(connection).await?;
         let files = self.directory.scan(server.segment_size)?;

@@ -23,6 +23,7 @@ use tokio_uring::fs::{File, rename};
 use super::buffer::Slots;
 use super::durable::Failed;
 use super::spare::{PREFIX, Prepared, Spare};
+use super::{op, presence};
 use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
 use crate::error::{Error, Result, system_text};
 
@@ -62,11 +63,9 @@ impl Place {
 
     /// An error that names the file.
     fn failed(&self, verb: &str, name: &str, error: &io::Error) -> Error {
-        Error::disk(format!(
-            "could not {verb} file \"{}\": {}",
-            self.path_of(name).display(),
-            system_text(error)
-        ))
+        let (path, reason) = (self.path_of(name), system_text(error));
+        let message = format!("could not {verb} file \"{}\": {reason}", path.display());
+        Error::of_disk(message, error)
     }
 
     /// Removes spares that an earlier run left.
@@ -152,6 +151,8 @@ pub struct Segments {
     directory: Rc<File>,
     open: VecDeque<SegmentFile>,
     spare: Spare,
+    /// When it is looked next whether they are still there.
+    next_look: Duration,
 }
 
 /// A change of names that is in flight.
@@ -162,7 +163,7 @@ impl Segments {
     pub fn new(place: Place) -> Result<Segments> {
         let failed = |error: io::Error| {
             let (path, reason) = (place.directory.display(), system_text(&error));
-            Error::disk(format!("could not open directory \"{path}\": {reason}"))
+            Error::of_disk(format!("could not open directory \"{path}\": {reason}"), &error)
         };
         let directory = std::fs::File::open(&place.directory).map_err(failed)?;
         place.remove_left_spares().map_err(failed)?;
@@ -174,6 +175,7 @@ impl Segments {
             directory,
             open: VecDeque::new(),
             spare,
+            next_look: Duration::ZERO,
         })
     }
 
@@ -226,6 +228,14 @@ impl Segments {
         self.spare.poll(cx, now, slots, allowance)
     }
 
+    /// Bytes for which there is no room: those of the next segment, or none.
+    pub fn missing_room(&self) -> u64 {
+        match self.spare.lacks_room() {
+            true => self.place.size.bytes(),
+            false => 0,
+        }
+    }
+
     /// Whether the kernel works for the spare.
     pub fn is_preparing(&self) -> bool {
         self.spare.is_in_flight()
@@ -268,6 +278,35 @@ impl Segments {
         let file = Rc::clone(&opened.file);
         self.open.push_back(opened);
         Ok(Some(file))
+    }
+
+    /// [`Segments::check_presence`] now and then.
+    pub fn look(&mut self, now: Duration, have_names: bool) -> Result<()> {
+        if now < self.next_look {
+            return Ok(());
+        }
+        self.next_look = now + presence::ROUND;
+        self.check_presence(have_names)
+    }
+
+    /// When to [look](Segments::look) again.
+    pub fn next_look(&self) -> Duration {
+        self.next_look
+    }
+
+    /// Checks that the directory, and the partials if they `have_names`, are still what is written to. A
+    /// spare has nothing that was acknowledged, and a finished segment is its owner's.
+    pub fn check_presence(&self, have_names: bool) -> Result<()> {
+        presence::check_directory(&self.place.directory, op::descriptor(&self.directory))?;
+        let partials = self
+            .open
+            .iter()
+            .filter(|open| have_names && open.name.ends_with(".partial"));
+        for open in partials {
+            let (path, bytes) = (self.place.path_of(&open.name), self.place.size.bytes());
+            presence::check_file(&path, op::descriptor(&open.file), bytes)?;
+        }
+        Ok(())
     }
 
     /// The name under which the segment's file is known now, for messages.
@@ -358,6 +397,46 @@ impl Segments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::setup;
+
+    #[test]
+    fn a_partial_is_missed_when_it_has_its_name_and_a_finished_segment_never() {
+        let home = tempfile::tempdir().unwrap();
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let place = Place {
+            directory: home.path().to_owned(),
+            timeline: Timeline(1),
+            size,
+            mode: 0o600,
+            direct: false,
+        };
+        setup::start().unwrap().block_on(async {
+            let mut slots = Slots::register(1, 4096).unwrap();
+            let mut segments = Segments::new(place).unwrap();
+            let segment = size.segment_of(Lsn(5 << 20));
+            poll_fn(|cx| {
+                segments.poll(cx, Duration::ZERO, &mut slots, 0);
+                match segments.file(segment, Duration::ZERO).unwrap() {
+                    Some(_) => Poll::Ready(()),
+                    None => Poll::Pending,
+                }
+            })
+            .await;
+            let check = |segments: &Segments, have_names| segments.check_presence(have_names).is_ok();
+            let path = |segments: &Segments| home.path().join(segments.name_of(segment));
+            let named = segments.name(segment);
+            assert!(check(&segments, false), "its name is on its way");
+            named.await.unwrap().unwrap();
+            assert!(check(&segments, true));
+            std::fs::hard_link(path(&segments), home.path().join("aside")).unwrap();
+            std::fs::remove_file(path(&segments)).unwrap();
+            assert!(!check(&segments, true));
+            std::fs::rename(home.path().join("aside"), path(&segments)).unwrap();
+            segments.finish(segment, false).await.unwrap().unwrap();
+            std::fs::remove_file(path(&segments)).unwrap();
+            assert!(check(&segments, true), "its owner took it away");
+        });
+    }
 
     #[test]
     fn content_ends_at_the_last_byte_that_is_not_zero() {

@@ -19,6 +19,9 @@ pub const SLOTS: usize = 6;
 /// Bytes of WAL in a slot.
 pub const WINDOW: usize = 1 << 20;
 
+/// The unit of writes on most disks, in bytes.
+const USUAL_BLOCK: usize = 4096;
+
 /// The oldest Linux whose io_uring can withdraw a read of a socket by its descriptor.
 const OLDEST_LINUX: (u32, u32) = (5, 19);
 
@@ -37,11 +40,8 @@ pub fn kernel_release() -> String {
 
 /// Starts the runtime and its ring.
 pub fn start() -> Result<Runtime> {
-    let release = kernel_release();
-    if kernel_version(&release).is_some_and(|version| version < OLDEST_LINUX) {
-        let (major, minor) = OLDEST_LINUX;
-        let message = format!("io_uring of Linux {release} is too old: walring needs {major}.{minor}");
-        return Err(Error::unsupported(message).with_hint("Install a newer kernel, or use pg_receivewal."));
+    if let Some(refusal) = too_old(&kernel_release()) {
+        return Err(refusal);
     }
     let mut fast = uring_builder();
     fast.setup_coop_taskrun().setup_single_issuer();
@@ -56,6 +56,14 @@ pub fn start() -> Result<Runtime> {
     attempt.map_err(|error| refused(&error))
 }
 
+/// Why a kernel of this release is not enough, unless it is.
+fn too_old(release: &str) -> Option<Error> {
+    let (major, minor) = OLDEST_LINUX;
+    kernel_version(release).filter(|&version| version < OLDEST_LINUX)?;
+    let message = format!("io_uring of Linux {release} is too old: walring needs {major}.{minor}");
+    Some(Error::unsupported(message).with_hint("Install a newer kernel, or use pg_receivewal."))
+}
+
 /// Bytes of memory that the slots lock; `block` is the disk's.
 pub fn locked_bytes(block: usize) -> usize {
     SLOTS * (WINDOW + block) + Slots::ZEROS
@@ -64,13 +72,22 @@ pub fn locked_bytes(block: usize) -> usize {
 /// Allocates and registers the slots on the ring of this thread; `block` is the disk's.
 pub fn register_slots(block: usize) -> Result<Slots> {
     Slots::register(SLOTS, WINDOW + block).map_err(|error| {
-        let message = format!("could not register buffers with io_uring: {}", system_text(&error));
-        let limit = getrlimit(Resource::Memlock).current.map_or("unlimited".into(), |bytes| format!("{bytes} bytes"));
-        let needed = locked_bytes(block).div_ceil(1 << 20);
-        Error::unsupported(message).with_hint(format!(
-            "The limit of locked memory (ulimit -l, systemd's LimitMEMLOCK) is {limit}; walring needs {needed} MiB."
-        ))
+        let message = format!(
+            "could not register buffers with io_uring: {}",
+            system_text(&error)
+        );
+        Error::unsupported(message).with_hint(memory_hint(block))
     })
+}
+
+/// What to say where locked memory is refused; `block` is the disk's.
+fn memory_hint(block: usize) -> String {
+    let limit = getrlimit(Resource::Memlock).current;
+    let limit = limit.map_or("unlimited".into(), |bytes| format!("{bytes} bytes"));
+    let needed = locked_bytes(block).div_ceil(1 << 20);
+    format!(
+        "The limit of locked memory (ulimit -l, systemd's LimitMEMLOCK) is {limit}; walring needs {needed} MiB."
+    )
 }
 
 /// Why the kernel does not give us a ring.
@@ -91,7 +108,11 @@ fn refused(error: &io::Error) -> Error {
             "The kernel is built without io_uring, or a seccomp profile hides it: allow io_uring_setup, \
              io_uring_enter and io_uring_register."
         }
-        (Some(libc::ENOMEM), _) => "Raise the limit of locked memory: ulimit -l, systemd's LimitMEMLOCK.",
+        (Some(libc::EMFILE | libc::ENFILE), _) => {
+            "Raise the limit of open files: ulimit -n, systemd's LimitNOFILE, sysctl fs.file-max."
+        }
+        // Some kernels count the ring itself.
+        (Some(libc::ENOMEM), _) => &memory_hint(USUAL_BLOCK),
         _ => "See io_uring_setup(2) for the meaning of this error.",
     };
     Error::unsupported(message).with_hint(hint)
@@ -116,9 +137,27 @@ mod tests {
     }
 
     #[test]
+    fn an_old_kernel_is_refused_by_its_release() {
+        let refusal = too_old("5.10.0-28-amd64").unwrap();
+        assert_eq!(
+            refusal.to_string(),
+            "io_uring of Linux 5.10.0-28-amd64 is too old: walring needs 5.19"
+        );
+        assert!(refusal.hint().unwrap().contains("pg_receivewal"));
+        assert!(too_old("5.19.0").is_none() && too_old("of my own").is_none());
+    }
+
+    #[test]
     fn a_refusal_says_what_to_do() {
-        let error = refused(&io::Error::from_raw_os_error(libc::ENOSYS));
-        assert!(error.to_string().contains("io_uring is not available"));
-        assert!(error.hint().unwrap().contains("seccomp"));
+        let cases = [
+            (libc::ENOSYS, "seccomp"),
+            (libc::EMFILE, "LimitNOFILE"),
+            (libc::ENOMEM, "LimitMEMLOCK"),
+        ];
+        for (errno, advice) in cases {
+            let error = refused(&io::Error::from_raw_os_error(errno));
+            assert!(error.to_string().contains("io_uring is not available"));
+            assert!(error.hint().unwrap().contains(advice), "{error:?}");
+        }
     }
 }

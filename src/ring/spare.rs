@@ -3,12 +3,13 @@
 //! It is allocated in full at once, which is where a full disk shows: a whole segment early. While
 //! the stream is live it is then zeroed, in small steps at the pace of the stream, because a write
 //! that overwrites needs no change of metadata to be durable. It may be taken at any time: what is
-//! not zeroed yet is allocated, and reads as zeros all the same.
+//! not zeroed yet is allocated, and reads as zeros all the same. What cannot be prepared is told once and
+//! tried again while the stream goes on, and once more when the file is needed: only then it is an error.
 
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -56,6 +57,9 @@ pub struct Spare {
     count: u64,
     /// Whether a file has been taken: then a failure is of one that is not needed yet.
     taken: bool,
+    /// Whether the file is needed now: then a failure is told by who needs it.
+    needed: bool,
+    /// Why there is no file, after the last attempt.
     failure: Option<io::Error>,
 }
 
@@ -69,6 +73,7 @@ impl Spare {
             },
             count: 0,
             taken: false,
+            needed: false,
             failure: None,
         }
     }
@@ -99,28 +104,33 @@ impl Spare {
     }
 
     /// The prepared file, as far as it is; `Ok(None)` while it is being created or written to, an
-    /// error if it could not be created.
+    /// error if it could not be created now that it is needed.
     pub fn take(&mut self, now: Duration) -> io::Result<Option<Prepared>> {
-        if let Some(error) = self.failure.take() {
-            return Err(error);
-        }
         let idle = State::Idle { retry_at: now };
         match std::mem::replace(&mut self.state, idle) {
             State::Zeroing(prepared, _, None) | State::Syncing(prepared, _) | State::Ready(prepared) => {
-                self.taken = true;
+                (self.taken, self.needed) = (true, false);
                 Ok(Some(prepared))
             }
             State::Idle { .. } => {
                 self.state = State::Idle {
                     retry_at: Duration::ZERO,
                 };
-                Ok(None)
+                // A failure from before it was needed may be over: an attempt of now decides.
+                let failure = self.failure.take().filter(|_| self.needed);
+                self.needed = failure.is_none();
+                failure.map_or(Ok(None), Err)
             }
             busy => {
                 self.state = busy;
                 Ok(None)
             }
         }
+    }
+
+    /// Whether there is no room for it, after the last attempt.
+    pub fn lacks_room(&self) -> bool {
+        self.failure.as_ref().is_some_and(is_full)
     }
 
     /// Whether it is being prepared, and is not as good as it gets.
@@ -176,7 +186,9 @@ impl Spare {
     ) -> State {
         match result.map_err(io::Error::other).flatten() {
             Ok(file) => {
-                self.failure = None;
+                if self.failure.take().is_some() && self.taken {
+                    tracing::info!("could prepare the next segment now");
+                }
                 State::Zeroing(
                     Prepared {
                         file: Rc::new(file),
@@ -193,9 +205,13 @@ impl Spare {
     /// What failed once is not built upon: the file goes, and the next attempt makes another.
     fn failed(&mut self, error: io::Error, name: &str, now: Duration) -> State {
         // Without a segment to go on with, the error itself will tell.
-        if self.failure.is_none() && self.taken {
+        if self.failure.is_none() && self.taken && !self.needed {
             let (path, reason) = (self.place.directory.display(), system_text(&error));
-            tracing::warn!("could not prepare the next segment in \"{path}\": {reason}");
+            let hint = is_full(&error).then(|| {
+                let bytes = self.place.size.bytes();
+                format!("The stream goes on until the segment is full; {bytes} bytes are needed then.")
+            });
+            tracing::warn!(hint, "could not prepare the next segment in \"{path}\": {reason}");
         }
         self.failure = Some(error);
         let _ = std::fs::remove_file(self.place.path_of(name));
@@ -235,6 +251,35 @@ impl Spare {
         };
         let running = op::write(&prepared.file, zeros, 0..step as usize, zeroed, false);
         (State::Zeroing(prepared, zeroed, Some(running)), true)
+    }
+}
+
+/// Whether the error says that there is no room, or a quota allows no more.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+/// Whether a file of so many bytes could be made in the directory: by making one, for neither quotas nor
+/// reserves show in a file system's numbers. It is removed again.
+pub async fn has_room(directory: &Path, bytes: u64) -> io::Result<bool> {
+    let room = rustix::fs::statvfs(directory)?;
+    // Not tried in vain: while it lasts, the attempt takes what others may need.
+    if room.f_bfree.saturating_mul(room.f_frsize) < bytes {
+        return Ok(false);
+    }
+    let path = directory.join(format!("{PREFIX}room"));
+    // One that an attempt before this left, should it have been interrupted.
+    let _ = std::fs::remove_file(&path);
+    let made = create(path.clone(), bytes, 0o600, false).await;
+    let removed = std::fs::remove_file(&path);
+    match made {
+        Err(error) if is_full(&error) => Ok(false),
+        Err(error) => Err(error),
+        Ok(file) => {
+            // The room is free again when this has ended.
+            file.close().await?;
+            removed.map(|()| true)
+        }
     }
 }
 

@@ -203,6 +203,8 @@ impl Stream<'_> {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         loop {
             let mut changed = self.poll_flight(cx)?;
+            self.segments
+                .look(self.began.elapsed(), self.flight.names.is_none())?;
             if self.shared.stop.poll_requested(cx) {
                 changed |= self.stop_once();
             }
@@ -248,8 +250,14 @@ impl Stream<'_> {
 
     fn poll_segments(&mut self, cx: &mut Context<'_>) -> bool {
         let allowance = self.core.zeroing_allowance();
-        self.segments
-            .poll(cx, self.began.elapsed(), self.shared.slots, allowance)
+        let (now, slots) = (self.began.elapsed(), &mut *self.shared.slots);
+        let changed = self.segments.poll(cx, now, slots, allowance);
+        if changed {
+            self.shared
+                .telemetry
+                .set_missing_room(self.segments.missing_room());
+        }
+        changed
     }
 
     fn next_order(&mut self) -> Option<Output> {
@@ -265,9 +273,12 @@ impl Stream<'_> {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        let fired = self.timer.poll(cx, self.now(), self.core.deadline());
-        if fired {
-            self.core.tick(self.now());
+        let (now, deadline) = (self.now(), self.core.deadline());
+        let look = self.segments.next_look();
+        let next = deadline.map_or(look, |deadline| deadline.min(look));
+        let fired = self.timer.poll(cx, now, Some(next));
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            self.core.tick(now);
         }
         fired
     }
@@ -495,10 +506,11 @@ impl Stream<'_> {
     fn disk_error(&self, segment: SegmentNumber, Failed { verb, error }: &Failed) -> Error {
         let name = self.segments.name_of(segment);
         let message = format!("could not {verb} WAL file \"{name}\": {}", system_text(error));
-        match error.raw_os_error() {
+        match verb {
+            // What a failed sync left undone, the next one would not do either, and succeed.
+            "fsync" => Error::disk_broken(message),
             // Nothing was half done: once there is room, the segment is received again.
-            Some(libc::ENOSPC | libc::EDQUOT) => Error::disk(message),
-            _ => Error::disk_broken(message),
+            _ => Error::of_disk(message, error),
         }
     }
 

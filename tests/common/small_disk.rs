@@ -1,6 +1,7 @@
 //! A file system of its own for a test: small, with O_DIRECT, to be filled or broken.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,25 +15,20 @@ pub struct SmallDisk {
 impl SmallDisk {
     /// A disk of so many megabytes; `None`, and reported as skipped, where none can be mounted.
     pub fn mount(megabytes: u64) -> Option<SmallDisk> {
+        SmallDisk::mount_as("ext4", megabytes)
+    }
+
+    /// One with this file system: ext3 cannot allocate what is not written.
+    pub fn mount_as(file_system: &str, megabytes: u64) -> Option<SmallDisk> {
         let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("create a directory");
         let disk = SmallDisk { home };
         std::fs::create_dir(disk.path()).expect("create a mount point");
         let image = disk.home.path().join("image");
         let file = File::create(&image).expect("create an image");
         file.set_len(megabytes << 20).expect("size the image");
-        let mounted = attempt(
-            Command::new("mke2fs")
-                .args(["-q", "-F", "-t", "ext4", "-m", "0"])
-                .arg(&image),
-        )
-        .and_then(|()| {
-            attempt(
-                Command::new("mount")
-                    .args(["-o", "loop"])
-                    .arg(&image)
-                    .arg(disk.path()),
-            )
-        });
+        let mut make = Command::new("mke2fs");
+        make.args(["-q", "-F", "-t", file_system, "-m", "0"]).arg(&image);
+        let mounted = attempt(&mut make).and_then(|()| disk.attach());
         match mounted {
             Ok(()) => Some(disk),
             Err(error) => {
@@ -47,15 +43,42 @@ impl SmallDisk {
         self.home.path().join("mounted")
     }
 
+    /// Mounts the image.
+    fn attach(&self) -> Result<(), String> {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "loop"]).arg(self.home.path().join("image"));
+        attempt(mount.arg(self.path()))
+    }
+
+    /// Takes it away even from those who have files open there.
+    pub fn detach_lazily(&self) {
+        attempt(Command::new("umount").arg("--lazy").arg(self.path())).expect("unmount the disk");
+    }
+
+    /// Mounts it anew, as after a repair. Nobody may use it.
+    pub fn mount_again(&self) {
+        attempt(Command::new("umount").arg(self.path())).expect("unmount the disk");
+        self.attach().expect("mount the disk again");
+    }
+
     /// Leaves only so many megabytes free, until [`SmallDisk::make_room`].
     pub fn fill_up_to(&self, megabytes: u64) {
+        self.fill_up_to_kilobytes(megabytes << 10);
+    }
+
+    /// The same in kilobytes.
+    pub fn fill_up_to_kilobytes(&self, kilobytes: u64) {
         let free = rustix::fs::statvfs(self.path()).expect("ask for the free space");
         let bytes = (free.f_bavail * free.f_frsize)
-            .checked_sub(megabytes << 20)
+            .checked_sub(kilobytes << 10)
             .expect("enough space to fill");
-        let ballast = File::create(self.ballast()).expect("create a file");
-        rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), 0, bytes)
-            .expect("fill the disk");
+        let mut ballast = File::create(self.ballast()).expect("create a file");
+        let allocated = rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), 0, bytes);
+        if allocated == Err(rustix::io::Errno::OPNOTSUPP) {
+            std::io::copy(&mut std::io::repeat(1).take(bytes), &mut ballast).expect("fill the disk");
+            return ballast.sync_all().expect("fill the disk");
+        }
+        allocated.expect("fill the disk");
     }
 
     /// Removes what [`SmallDisk::fill_up_to`] put there.
@@ -71,6 +94,17 @@ impl SmallDisk {
                 .arg(self.path()),
         )
         .expect("abort the disk");
+    }
+
+    /// Lets its file system find an error in itself, after which the kernel makes it read-only
+    /// (`errors=remount-ro`).
+    pub fn find_an_error(&self) {
+        let remount = ["-o", "remount,errors=remount-ro"];
+        attempt(Command::new("mount").args(remount).arg(self.path())).expect("remount the disk");
+        let device = mounted_device(&self.path()).expect("a mounted device");
+        let name = device.rsplit('/').next().unwrap_or_default();
+        let trigger = format!("/sys/fs/ext4/{name}/trigger_fs_error");
+        std::fs::write(trigger, "a test").expect("trigger an error of the file system");
     }
 
     /// Lets everything that writes to it wait, until the answer goes out of scope.
@@ -105,8 +139,17 @@ impl Drop for SmallDisk {
 }
 
 fn is_mounted(path: &Path) -> bool {
+    mounted_device(path).is_some()
+}
+
+/// What is mounted there.
+fn mounted_device(path: &Path) -> Option<String> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    mounts.lines().any(|line| line.split(' ').nth(1) == path.to_str())
+    let mut fields = mounts.lines().map(|line| line.split(' '));
+    fields.find_map(|mut fields| {
+        let device = fields.next()?.to_owned();
+        (fields.next() == path.to_str()).then_some(device)
+    })
 }
 
 /// Runs a command; what it said if it failed.

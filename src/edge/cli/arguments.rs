@@ -63,6 +63,8 @@ pub(super) struct Arguments {
     pub(super) log_format: String,
     #[arg(long)]
     pub(super) buffered: bool,
+    #[arg(long, allow_hyphen_values = true, default_value = "wait")]
+    pub(super) on_disk_full: String,
     #[arg(long)]
     pub(super) latency_report: bool,
     #[arg(long, allow_hyphen_values = true, default_value = "records")]

@@ -63,6 +63,8 @@ Options that pg_receivewal does not have:
       --log-format=FORMAT
                          \"text\" (default) or \"json\"
       --buffered         write through the page cache, for file systems without direct I/O
+      --on-disk-full=ACTION
+                         \"wait\" for room and go on (default), or \"exit\"
       --latency-report   print a summary of latencies at exit, as SIGUSR1 does at any time
       --verify=LEVEL     what of the received WAL is checked before it is acknowledged:
                          \"records\" (default), \"pages\" or \"off\"

@@ -39,6 +39,7 @@ fn defaults_are_those_of_pg_receivewal() {
         synchronous: false,
         no_sync: false,
         buffered: false,
+        on_disk_full: OnDiskFull::Wait,
         latency_report: false,
         verify: Verify::Records,
         durable_method: DurableMethod::Auto,
@@ -82,6 +83,7 @@ fn long_options_set_what_they_say() {
         "--log-format=json",
         "--buffered",
         "--latency-report",
+        "--on-disk-full=exit",
         "--if-not-exists",
     ]);
     assert_eq!(
@@ -94,6 +96,7 @@ fn long_options_set_what_they_say() {
         (Some(Duration::from_secs(3)), None)
     );
     assert_eq!(options.slot.as_deref(), Some("s"));
+    assert_eq!(options.on_disk_full, OnDiskFull::Exit);
     assert_eq!(
         options.log,
         LogOptions {
