@@ -506,7 +506,7 @@ impl Stream<'_> {
     fn disk_error(&self, segment: SegmentNumber, Failed { verb, error }: &Failed) -> Error {
         let name = self.segments.name_of(segment);
         let message = format!("could not {verb} WAL file \"{name}\": {}", system_text(error));
-        match verb {
+        match *verb {
             // What a failed sync left undone, the next one would not do either, and succeed.
             "fsync" => Error::disk_broken(message),
             // Nothing was half done: once there is room, the segment is received again.
