@@ -5,13 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use walring_perf::plan::name_of;
-use walring_perf::primary::Installation;
 use walring_perf::results::{BASELINE, Case, Comparison, FORMAT, Kind, Metric};
 
 /// What the tests of the program share.

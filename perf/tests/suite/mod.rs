@@ -12,6 +12,7 @@ use walring_perf::primary::Installation;
 #[path = "../../../tests/common/skip.rs"]
 mod skip;
 
+#[allow(unused_imports, reason = "not all of them skip by themselves")]
 pub use skip::skip;
 
 /// The program, and beside it a walring, which is built if it is not there.
