@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use walring_perf::disk::{EdgeDisk, Error, Profile, Settings};
+use walring_perf::disk::{Behaviour, EdgeDisk, Error, Faults, Profile, Settings};
 
 /// What cannot be tested here is said at the end.
 #[path = "../../tests/common/skip.rs"]
@@ -225,6 +225,35 @@ fn counters_count_exactly() {
         (50, 50 * 4096, 50),
         "durable writes"
     );
+}
+
+#[test]
+fn commands_fail_while_that_is_wanted() {
+    let Some(disk) = disk(0, 0) else { return };
+    let file = written_file(&disk, "file", 0);
+    let works = Faults::default();
+    let write = || {
+        file.write_all_at(&Block([1; 4096]).0, 0)
+            .map_err(|error| error.raw_os_error())
+    };
+    let flush = || file.sync_data().map_err(|error| error.raw_os_error());
+    let fails = Behaviour::Fails;
+    disk.set_faults(Faults {
+        write: fails,
+        ..works
+    })
+    .expect("faults");
+    assert_eq!(write(), Err(Some(libc::EIO)));
+    disk.set_faults(works).expect("no faults");
+    assert_eq!((write(), flush()), (Ok(()), Ok(())));
+    disk.set_faults(Faults {
+        flush: fails,
+        ..works
+    })
+    .expect("faults");
+    assert_eq!((write(), flush()), (Ok(()), Err(Some(libc::EIO))));
+    disk.set_faults(works).expect("no faults");
+    disk.close().expect("nothing stays");
 }
 
 #[test]

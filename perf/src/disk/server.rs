@@ -170,7 +170,10 @@ impl Disk {
                 &mounted,
             ],
         )
-        .map_err(|why| Error::Failed(format!("the new file system could not be mounted: {why}")))?;
+        .map_err(|why| match why.contains("unknown filesystem type") {
+            true => Error::Unavailable(format!("the kernel has no {}: {why}", order.filesystem.key())),
+            false => Error::Failed(format!("the new file system could not be mounted: {why}")),
+        })?;
         self.mounted = Some(mounted.clone());
         // What mounting left to be written is not the owner's.
         run("sync", &[&"--file-system", &mounted]).map_err(Error::Failed)?;
