@@ -303,7 +303,10 @@ fn a_deferred_commit_is_acknowledged_once_the_stream_is_quiet() {
     let stream = one_commit(300);
     let mut world = World::new(Setup::new(Durability::Deferred), &stream);
     world.run_for(QUIET);
-    assert_eq!(world.status().flushed, START);
+    assert_eq!(
+        (world.status().flushed, world.count(Operation::Write)),
+        (START, 0)
+    );
     world.run_until_acknowledged(ms(5 + 3), stream.end);
 }
 
@@ -480,6 +483,46 @@ fn commits_that_arrive_during_a_flush_share_the_next_one() {
     let mut world = World::new(setup, &stream);
     world.run_until_acknowledged(ms(10 + 10 + 2), stream.end);
     assert_eq!(world.count(Operation::Write), 2);
+}
+
+#[test]
+fn what_a_server_asks_for_while_a_write_is_in_flight_shares_the_next_one() {
+    let mut stream = Stream::new();
+    stream.wal(300);
+    for _ in 0..8 {
+        stream.wait(ms(1)).wal(300).keepalive(true);
+    }
+    for durability in [Durability::Synchronous, Durability::Deferred] {
+        let mut setup = Setup::new(durability);
+        setup.config.named = true;
+        setup.disk_us = (10_000, 10_000);
+        let mut world = World::new(setup, &stream);
+        world.run_until_acknowledged(ms(10 + 10 + 2), stream.end);
+        assert_eq!(world.count(Operation::Write), 2);
+    }
+}
+
+#[test]
+fn the_next_write_waits_a_moment_for_the_group_that_was_released() {
+    let mut stream = Stream::new();
+    let us = Duration::from_micros;
+    // One commit; seven during its flush, and the first again right behind it; then all eight again.
+    let groups = [(0, 1), (1000, 7), (10_500, 1), (21_500, 8)];
+    for (start, commits) in groups {
+        stream.clock = us(start);
+        for _ in 0..commits {
+            stream.wal(300).wait(us(100));
+        }
+    }
+    let mut setup = Setup::new(Durability::Synchronous);
+    setup.config.named = true;
+    setup.disk_us = (10_000, 10_000);
+    let mut world = World::new(setup, &stream);
+    world.run_for(ms(60));
+    assert_eq!(
+        (world.status().flushed, world.count(Operation::Write)),
+        (stream.end, 3)
+    );
 }
 
 #[test]

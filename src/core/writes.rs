@@ -102,16 +102,6 @@ impl Writes {
         (!overlaps).then_some(next)
     }
 
-    /// Whether an extent that ends at or before `end` is in flight or waits.
-    pub fn is_pending_before(&self, end: Lsn) -> bool {
-        let first = self
-            .flight
-            .front()
-            .map(|write| write.extent)
-            .or(self.queue.front().copied());
-        first.is_some_and(|extent| extent.from < end)
-    }
-
     /// Notes that the next waiting extent was issued.
     pub fn issue(&mut self, durable: bool, now: Duration) -> Option<Extent> {
         let extent = self.queue.pop_front()?;

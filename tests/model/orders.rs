@@ -56,6 +56,11 @@ impl World {
         );
         assert!(self.armed.is_none(), "one read at a time");
         assert!(
+            !certain || range.len() as u64 <= self.lag(),
+            "a read waits for {range:?}, the server told of {} bytes",
+            self.lag()
+        );
+        assert!(
             !range.is_empty() && range.end <= self.slots[slot.0].len(),
             "{range:?}"
         );
@@ -66,6 +71,12 @@ impl World {
         self.armed = Some((slot, range));
         self.spread = spread;
         self.expect_delivery();
+    }
+
+    /// Bytes of WAL that the server has told of and that have not arrived.
+    fn lag(&self) -> u64 {
+        let receiver = self.receiver();
+        receiver.server_end().bytes_since(receiver.progress().received())
     }
 
     fn carry_out(&mut self, output: Output) {
