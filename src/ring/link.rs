@@ -206,11 +206,11 @@ mod tests {
             let mut bytes = reader.join().unwrap();
             assert_eq!(bytes.split_off(bytes.len() - 3), b"end");
             let (statuses, rest) = bytes.as_chunks::<{ Status::LENGTH }>();
-            let numbers = statuses
+            let mut numbers = statuses
                 .iter()
                 .map(|status| u32::from_be_bytes(status[..4].try_into().unwrap()));
             assert!(rest.is_empty() && numbers.clone().is_sorted());
-            assert_eq!(numbers.last(), Some(99_999));
+            assert_eq!(numbers.next_back(), Some(99_999));
         });
     }
 }
