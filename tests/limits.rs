@@ -118,7 +118,7 @@ fn descriptors_that_run_out_are_told_and_waited_for() {
     let before = getrlimit(Resource::Nofile);
     let none = Rlimit {
         current: Some(4),
-        ..before.clone()
+        ..before
     };
     prlimit(Some(receiver.pid()), Resource::Nofile, none).expect("set a limit");
     let end = server.write_wal(5000);

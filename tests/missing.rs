@@ -11,10 +11,13 @@ use common::receiver::{streaming, wait_for_streaming};
 use common::wait::until;
 use common::{Archive, Server, SmallDisk, walring};
 
+/// What the message says of it, and how something is taken away.
+type Way = (&'static str, fn(&Path));
+
 #[test]
 fn a_directory_that_is_taken_away_is_noticed_although_nothing_is_written() {
     let server = Server::start();
-    let ways: [(&str, fn(&Path)); 3] = [
+    let ways: [Way; 3] = [
         ("removed", |path| fs::remove_dir_all(path).expect("remove")),
         ("renamed", |path| fs::rename(path, aside(path)).expect("rename")),
         ("replaced", |path| {
@@ -55,7 +58,7 @@ fn a_directory_that_is_mounted_over_or_unmounted_is_noticed() {
 #[test]
 fn the_segment_that_is_written_to_is_missed_although_nothing_is_written() {
     let server = Server::start();
-    let ways: [(&str, fn(&Path)); 4] = [
+    let ways: [Way; 4] = [
         ("removed", |path| fs::remove_file(path).expect("remove")),
         ("renamed", |path| fs::rename(path, aside(path)).expect("rename")),
         ("replaced", |path| {
