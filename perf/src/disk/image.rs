@@ -307,7 +307,9 @@ mod tests {
         assert_eq!(image.behaviour(Kind::Write), Behaviour::Hangs);
         assert_eq!(image.behaviour(Kind::Flush), Behaviour::Works);
         let held = std::sync::Arc::clone(&image);
-        image.hold(Box::new(move || drop(held.write(&[7; 512], 0).expect("a write"))));
+        image.hold(Box::new(move || {
+            held.write(&[7; 512], 0).expect("a write");
+        }));
         assert_eq!(image.counters().writes, 0);
         image.set_faults(Faults::default());
         assert_eq!(image.counters().writes, 1);
