@@ -23,7 +23,7 @@
 //! partial that an earlier run left is read through the page cache ([`ring::segment`]).
 //!
 //! The same decoder reads what is stored: a start goes on at the last good record of the partial
-//! ([`edge::resume`]), `walring verify` and `inspect` look at whole directories ([`edge::stored`]).
+//! ([`core::resume`]), `walring verify` and `inspect` look at whole directories ([`edge::stored`]).
 //!
 //! Metrics, health and what systemd is told come from another thread ([`edge::observers`]), which reads
 //! [`core::telemetry`]; the data path only writes there.

@@ -4,7 +4,7 @@
 //! finding them in the stream, [`spread`] many of them at once, [`progress`] what may be claimed, [`writes`] what is on its way to
 //! the disk, [`demand`] what must get there and when, [`gather`] which commits share a flush,
 //! [`spin`] whether waiting is worth a processor, [`recent`] what is usual, [`order`] what the driver is asked to do,
-//! [`receiver`] the state machine that joins them, [`start`] where a stream begins,
+//! [`receiver`] the state machine that joins them, [`start`] where a stream begins, [`resume`] where within a segment,
 //! [`wal`] what the received bytes are, [`history`] which timeline owns them, [`timestamp`] the server's
 //! clock, [`inspection`] whether they are right, [`transactions`] the commits among them, [`measure`] what
 //! is measured, [`savings`] what that saves, [`telemetry`] how other threads see it.
@@ -21,6 +21,7 @@ pub mod order;
 pub mod progress;
 pub mod receiver;
 pub mod recent;
+pub mod resume;
 pub mod savings;
 mod schedule;
 pub mod spin;

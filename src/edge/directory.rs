@@ -5,7 +5,9 @@
 //! file behind, and the kernel drops it with the process, however that ends.
 
 use crate::core::lsn::SegmentSize;
+use crate::core::resume::Stored;
 use crate::core::start::{Encoding, SegmentFile, Stage};
+use crate::core::wal::fault::Fault;
 use crate::error::{Error, Result, system_text};
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
@@ -14,6 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use tracing::warn;
 
 /// The alignment for direct I/O where the kernel tells none, and the least that is used where it does: smaller blocks
 /// are allowed by many disks and slow on most of them.
@@ -292,6 +295,23 @@ impl Directory {
     fn cannot_read(&self, error: Errno) -> Error {
         let (path, reason) = (self.path.display(), system_text(&error.into()));
         Error::disk(format!("could not read directory \"{path}\": {reason}"))
+    }
+}
+
+impl Stored for Directory {
+    type Reader = File;
+
+    fn open(&self, name: &str) -> Result<File> {
+        self.open_file(name)
+    }
+
+    fn failed_read(&self, name: &str, error: &io::Error) -> Error {
+        self.failed("read", name, error)
+    }
+
+    fn damaged(&self, name: &str, fault: &Fault) {
+        let path = self.path_of(name);
+        warn!("segment file \"{path}\" is damaged: {fault}");
     }
 }
 

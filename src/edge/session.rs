@@ -19,11 +19,11 @@ use super::observers::Observers;
 use super::progress_line::ProgressLine;
 use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
 use super::report::{log_notice, parse_error_response};
-use super::resume;
 use crate::core::demand::Durability;
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::core::order::{Config, Ending};
-use crate::core::start::{self, Case, Encoding, Facts, Position, SegmentFile, Stage, StartPlan};
+use crate::core::resume::{self, Left, next_timeline, preserve_end};
+use crate::core::start::{self, Facts, Position, SegmentFile, StartPlan};
 use crate::core::telemetry::{Activity, Telemetry, Upstream};
 use crate::core::wal::Verify;
 use crate::core::wal::decoder::{Decoder, Expected};
@@ -87,6 +87,13 @@ struct Server {
 }
 
 impl Server {
+    fn position(&self) -> Position {
+        Position {
+            lsn: self.identity.flushed,
+            timeline: self.identity.timeline,
+        }
+    }
+
     fn expected(&self, timeline: Timeline) -> Expected {
         Expected {
             segment_size: self.segment_size,
@@ -227,10 +234,7 @@ impl Receiving<'_> {
             segment_size: server.segment_size,
             requested: self.options.start_lsn,
             slot: self.slot_position(connection, server, files).await?,
-            server: Position {
-                lsn: server.identity.flushed,
-                timeline: server.identity.timeline,
-            },
+            server: server.position(),
         });
         for warning in &plan.warnings {
             warn!("{warning}");
@@ -243,21 +247,11 @@ impl Receiving<'_> {
         Ok(plan)
     }
 
-    /// What looks at the log, where streaming goes on: within the partial that was left, if the server
-    /// is on the same timeline. On an earlier one it may have left the log before that.
+    /// What looks at the log, where streaming goes on.
     fn find_decoder(&mut self, server: &Server, files: &[SegmentFile], plan: &StartPlan) -> Result<Decoder> {
-        let size = server.segment_size;
         let expected = server.expected(plan.timeline);
-        let same = server.identity.timeline == plan.timeline;
-        let present = if same { server.identity.flushed } else { Lsn(0) };
-        if let Some(left) = self.left.take().filter(|left| left.is_of(plan.timeline))
-            && plan.case == Case::AtPartial
-            && size.floor(left.decoder.position()) == plan.lsn
-            && left.decoder.position() <= present
-        {
-            return Ok(left.decoder);
-        }
-        resume::resume(&self.directory, files, plan, expected, present)
+        let left = self.left.take();
+        resume::go_on(&self.directory, left, files, plan, expected, server.position())
     }
 
     /// The slot's restart position, which counts only where the directory does not tell.
@@ -481,53 +475,6 @@ fn unanswered(limit: Duration) -> Error {
     Error::connection(format!(
         "the server did not answer a command within the receive timeout of {seconds} seconds"
     ))
-}
-
-/// Where the next timeline begins, if the server's word makes sense.
-fn next_timeline(position: Position, next: Timeline, switch: Lsn, received: Lsn) -> Result<Position> {
-    let current = position.timeline;
-    if next <= current {
-        let message =
-            format!("server reported unexpected next timeline {next}, following timeline {current}");
-        return Err(Error::protocol(message));
-    }
-    if switch > received {
-        let message = format!(
-            "server stopped streaming timeline {current} at {received}, but reported next timeline {next} to begin at {switch}"
-        );
-        return Err(Error::protocol(message));
-    }
-    Ok(Position {
-        lsn: switch,
-        timeline: next,
-    })
-}
-
-/// The decoder of the stream before, which the next one goes on with.
-pub struct Left {
-    timeline: Timeline,
-    decoder: Decoder,
-}
-
-impl Left {
-    fn is_of(&self, timeline: Timeline) -> bool {
-        self.timeline == timeline
-    }
-}
-
-/// Up to where the files of this timeline hold bytes that an earlier run may have acknowledged. In
-/// the segment that streaming starts in that is the content's end; of later partials, which a start
-/// below a damaged segment can meet, nothing is known, and all is kept.
-fn preserve_end(size: SegmentSize, position: Position, left: Option<Lsn>, files: &[SegmentFile]) -> Lsn {
-    let content_end = left.unwrap_or(position.lsn);
-    let later = files.iter().filter(|file| {
-        file.timeline == position.timeline
-            && file.segment > size.segment_of(position.lsn)
-            && (file.encoding, file.stage) == (Encoding::Plain, Stage::Partial)
-    });
-    later
-        .map(|file| size.end_of(file.segment))
-        .fold(content_end, Lsn::max)
 }
 
 /// What the operator sees of a stream.

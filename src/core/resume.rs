@@ -5,23 +5,105 @@
 //! received again. The segment before is read, too, so that the record that crosses into the partial
 //! is checked like any other.
 
-use std::fs::File;
 use std::io::{self, Read};
 
-use tracing::warn;
-
-use super::directory::Directory;
-use crate::core::lsn::{Lsn, SegmentNumber};
-use crate::core::start::{Case, Encoding, SegmentFile, Stage, StartPlan};
-use crate::core::wal::decoder::{Decoder, Depth, Expected};
-use crate::core::wal::fault::Fault;
-use crate::error::Result;
+use super::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
+use super::start::{Case, Encoding, Position, SegmentFile, Stage, StartPlan};
+use super::wal::decoder::{Decoder, Depth, Expected};
+use super::wal::fault::Fault;
+use crate::error::{Error, Result};
 
 /// Bytes of a record in parts that are kept: enough to tell a commit and its time.
 pub const KEEP: usize = 512;
 
 /// Bytes read at once.
 const PORTION: usize = 128 << 10;
+
+/// Where the stored log is read: the target directory, or a model of one.
+pub trait Stored {
+    /// An open file.
+    type Reader: Read;
+    /// Opens a file at its beginning.
+    fn open(&self, name: &str) -> Result<Self::Reader>;
+    /// The error of a read that failed.
+    fn failed_read(&self, name: &str, error: &io::Error) -> Error;
+    /// A complete segment turned out to be damaged: worth a warning, streaming goes on behind it.
+    fn damaged(&self, name: &str, fault: &Fault);
+}
+
+/// The decoder of the stream before, which the next one goes on with.
+pub struct Left {
+    /// The timeline that was streamed.
+    pub timeline: Timeline,
+    /// What looked at its log.
+    pub decoder: Decoder,
+}
+
+impl Left {
+    /// Whether a start as planned can go on here, with a server that is so far.
+    fn serves(&self, plan: &StartPlan, size: SegmentSize, present: Lsn) -> bool {
+        let position = self.decoder.position();
+        self.timeline == plan.timeline
+            && plan.case == Case::AtPartial
+            && size.floor(position) == plan.lsn
+            && position <= present
+    }
+}
+
+/// What looks at the log, where streaming goes on: with what the stream before left, or with what the
+/// files tell. `server` is how far the server is, and on which timeline: on an earlier one than that
+/// it may have left the log anywhere, so there streaming goes on at the segment's beginning.
+pub fn go_on(
+    stored: &impl Stored,
+    left: Option<Left>,
+    files: &[SegmentFile],
+    plan: &StartPlan,
+    expected: Expected,
+    server: Position,
+) -> Result<Decoder> {
+    let same = server.timeline == plan.timeline;
+    let present = if same { server.lsn } else { Lsn(0) };
+    match left.filter(|left| left.serves(plan, expected.segment_size, present)) {
+        Some(left) => Ok(left.decoder),
+        None => resume(stored, files, plan, expected, present),
+    }
+}
+
+/// Up to where the files of this timeline hold bytes that an earlier run may have acknowledged. In
+/// the segment that streaming starts in that is the end of its content, `left`; of later partials, which a
+/// start below a damaged segment can meet, nothing is known, and all is kept.
+pub fn preserve_end(size: SegmentSize, position: Position, left: Option<Lsn>, files: &[SegmentFile]) -> Lsn {
+    let content_end = left.unwrap_or(position.lsn);
+    let later = files.iter().filter(|file| {
+        file.timeline == position.timeline
+            && file.segment > size.segment_of(position.lsn)
+            && (file.encoding, file.stage) == (Encoding::Plain, Stage::Partial)
+    });
+    later
+        .map(|file| size.end_of(file.segment))
+        .fold(content_end, Lsn::max)
+}
+
+/// Where the next timeline begins, if the server's word makes sense: it has ended the stream that began at
+/// `position` and came to `received`.
+pub fn next_timeline(position: Position, next: Timeline, switch: Lsn, received: Lsn) -> Result<Position> {
+    let current = position.timeline;
+    if next <= current {
+        let message =
+            format!("server reported unexpected next timeline {next}, following timeline {current}");
+        return Err(Error::protocol(message));
+    }
+    if switch > received {
+        let message = format!(
+            "server stopped streaming timeline {current} at {received}, but reported next timeline {next} to begin at {switch}"
+        );
+        return Err(Error::protocol(message));
+    }
+    Ok(Position {
+        lsn: switch,
+        timeline: next,
+    })
+}
 
 /// A decoder at a segment's start, of which nothing is known.
 pub fn fresh(expected: Expected, start: Lsn) -> Decoder {
@@ -30,8 +112,8 @@ pub fn fresh(expected: Expected, start: Lsn) -> Decoder {
 
 /// The decoder with which a stream goes on, at the position to ask for. `plan` is about the directory's
 /// newest file; `present` is how far the server is.
-pub fn resume(
-    directory: &Directory,
+fn resume(
+    stored: &impl Stored,
     files: &[SegmentFile],
     plan: &StartPlan,
     expected: Expected,
@@ -39,7 +121,7 @@ pub fn resume(
 ) -> Result<Decoder> {
     let size = expected.segment_size;
     let segment = size.segment_of(plan.lsn);
-    let at_start = before(directory, files, segment, expected)?;
+    let at_start = before(stored, files, segment, expected)?;
     if plan.case != Case::AtPartial {
         return Ok(at_start);
     }
@@ -51,15 +133,15 @@ pub fn resume(
         return Ok(at_start);
     };
     let name = partial.name(size);
-    let failed = |error: io::Error| directory.failed("read", &name, &error);
+    let failed = |error: io::Error| stored.failed_read(&name, &error);
     let mut decoder = at_start.clone();
-    walk(&mut decoder, directory.open_file(&name)?, size.end_of(segment)).map_err(failed)?;
+    walk(&mut decoder, stored.open(&name)?, size.end_of(segment)).map_err(failed)?;
     if decoder.position() >= size.end_of(segment)
         && let Some(last) = decoder.previous().filter(|&last| last >= plan.lsn)
     {
         // Complete, but for its name: the last record is received again, and the name is changed then.
         decoder = at_start.clone();
-        walk(&mut decoder, directory.open_file(&name)?, last).map_err(failed)?;
+        walk(&mut decoder, stored.open(&name)?, last).map_err(failed)?;
     }
     decoder.rewind();
     let within = plan.lsn..size.end_of(segment).min(present.advanced_by(1));
@@ -70,7 +152,7 @@ pub fn resume(
 /// A decoder at the start of `segment` that knows the record which crosses into it, if the segments are
 /// there from the one on in which that record begins.
 fn before(
-    directory: &Directory,
+    stored: &impl Stored,
     files: &[SegmentFile],
     segment: SegmentNumber,
     expected: Expected,
@@ -87,19 +169,14 @@ fn before(
         earlier.push(*file);
         let mut decoder = fresh(expected, size.start_of(file.segment));
         let name = file.name(size);
-        let walked = walk(
-            &mut decoder,
-            directory.open_file(&name)?,
-            size.end_of(file.segment),
-        );
-        let fault = walked.map_err(|error| directory.failed("read", &name, &error))?;
+        let walked = walk(&mut decoder, stored.open(&name)?, size.end_of(file.segment));
+        let fault = walked.map_err(|error| stored.failed_read(&name, &error))?;
         if let Some(fault) = fault {
-            let path = directory.path_of(&name);
-            warn!("segment file \"{path}\" is damaged: {fault}");
+            stored.damaged(&name, &fault);
             return Ok(fresh(expected, start));
         }
         if !decoder.is_in_rest() {
-            return join(directory, decoder, &earlier, start);
+            return join(stored, decoder, &earlier, start);
         }
     }
     Ok(fresh(expected, start))
@@ -107,17 +184,13 @@ fn before(
 
 /// Goes on from the last of the files, which the decoder has read, through those before it in the list,
 /// the newest of which comes first.
-fn join(directory: &Directory, mut decoder: Decoder, files: &[SegmentFile], start: Lsn) -> Result<Decoder> {
+fn join(stored: &impl Stored, mut decoder: Decoder, files: &[SegmentFile], start: Lsn) -> Result<Decoder> {
     let expected = decoder.expected();
     let size = expected.segment_size;
     for file in files.iter().rev().skip(1) {
         let name = file.name(size);
-        let walked = walk(
-            &mut decoder,
-            directory.open_file(&name)?,
-            size.end_of(file.segment),
-        );
-        walked.map_err(|error| directory.failed("read", &name, &error))?;
+        let walked = walk(&mut decoder, stored.open(&name)?, size.end_of(file.segment));
+        walked.map_err(|error| stored.failed_read(&name, &error))?;
     }
     // A file that was cut short meanwhile tells nothing.
     Ok(Some(decoder)
@@ -140,7 +213,7 @@ fn complete_before(
 
 /// Feeds the decoder from the file of its segment up to `end`, a fault, or the end of the file. After a
 /// fault the decoder is where everything before is right.
-fn walk(decoder: &mut Decoder, mut file: File, end: Lsn) -> io::Result<Option<Fault>> {
+fn walk(decoder: &mut Decoder, mut file: impl Read, end: Lsn) -> io::Result<Option<Fault>> {
     let mut buffer = vec![0; PORTION];
     while decoder.position() < end {
         let wanted = end.bytes_since(decoder.position());
