@@ -23,7 +23,7 @@
 //! partial that an earlier run left is read through the page cache ([`ring::segment`]).
 //!
 //! The same decoder reads what is stored: a start goes on at the last good record of the partial
-//! ([`edge::resume`]), `walring verify` and `inspect` look at whole directories ([`edge::stored`]).
+//! ([`core::resume`]), `walring verify` and `inspect` look at whole directories ([`edge::stored`]).
 //!
 //! A disk that hangs can hold up the loop; a thread of its own says so, and ends the program where the operator
 //! wants that ([`edge::patience`]).

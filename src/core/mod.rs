@@ -4,7 +4,8 @@
 //! finding them in the stream, [`spread`] many of them at once, [`progress`] what may be claimed, [`writes`] what is on its way to
 //! the disk, [`demand`] what must get there and when, [`gather`] which commits share a flush,
 //! [`spin`] whether waiting is worth a processor, [`recent`] what is usual, [`order`] what the driver is asked to do,
-//! [`overlap`] what is compared first, [`receiver`] the state machine that joins them, [`start`] where a stream begins, [`standing`] whether the server has what is stored,
+//! [`overlap`] what is compared first, [`receiver`] the state machine that joins them, [`start`] where a stream begins, [`resume`] where
+//! within a segment, [`standing`] whether the server has what is stored,
 //! [`wal`] what the received bytes are, [`history`] which timeline owns them, [`timestamp`] the server's
 //! clock, [`inspection`] whether they are right, [`transactions`] the commits among them, [`measure`] what
 //! is measured, [`savings`] what that saves, [`telemetry`] how other threads see it.
@@ -22,6 +23,7 @@ pub mod overlap;
 pub mod progress;
 pub mod receiver;
 pub mod recent;
+pub mod resume;
 pub mod savings;
 mod schedule;
 pub mod spin;

@@ -11,10 +11,10 @@ use tracing::{debug, warn};
 
 use super::connection::Connection;
 use super::directory::Directory;
-use super::resume::{self, Resumed};
 use super::session::{Receiving, Server};
 use crate::core::history::History;
 use crate::core::lsn::{Lsn, SegmentNumber, Timeline};
+use crate::core::resume::{self, Resumed};
 use crate::core::standing::{Standing, Stored, standing};
 use crate::core::start::{Case, Position, SegmentFile, StartPlan};
 use crate::core::wal::decoder::Decoder;
@@ -63,7 +63,8 @@ impl Receiving<'_> {
         files: &[SegmentFile],
         plan: &StartPlan,
     ) -> Result<Continuation> {
-        let Resumed { decoder, end } = self.find_decoder(server, files, plan)?;
+        let (left, expected) = (self.left.take(), server.expected(plan.timeline));
+        let Resumed { decoder, end } = resume::go_on(&self.directory, left, files, plan, expected)?;
         if plan.rests_on_files() {
             let stored = Stored {
                 end: Position {
@@ -87,21 +88,6 @@ impl Receiving<'_> {
             }
         }
         self.overlap(server, plan, decoder)
-    }
-
-    /// What looks at the log, where streaming goes on: within the partial that was left, if there is one.
-    fn find_decoder(&mut self, server: &Server, files: &[SegmentFile], plan: &StartPlan) -> Result<Resumed> {
-        let left = self.left.take().filter(|left| left.is_of(plan.timeline));
-        let left = left.map(|left| left.decoder).filter(|decoder| {
-            plan.case == Case::AtPartial && server.segment_size.floor(decoder.position()) == plan.lsn
-        });
-        match left {
-            Some(decoder) => Ok(Resumed {
-                end: decoder.position(),
-                decoder,
-            }),
-            None => resume::resume(&self.directory, files, plan, server.expected(plan.timeline)),
-        }
     }
 
     /// Goes back a little from the decoder's position within the partial, if it is within.

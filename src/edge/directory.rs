@@ -5,7 +5,9 @@
 //! file behind, and the kernel drops it with the process, however that ends.
 
 use crate::core::lsn::SegmentSize;
+use crate::core::resume::Stored;
 use crate::core::start::{Encoding, SegmentFile, Stage};
+use crate::core::wal::fault::Fault;
 use crate::error::{Error, Result, system_text};
 use crate::ring::presence;
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Statx, StatxFlags};
@@ -15,6 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use tracing::warn;
 
 /// The alignment for direct I/O where the kernel tells none, and the least that is used where it does: smaller blocks
 /// are allowed by many disks and slow on most of them.
@@ -301,6 +304,23 @@ impl Directory {
         let (path, error) = (self.path.display(), io::Error::from(error));
         let reason = system_text(&error);
         Error::of_disk(format!("could not read directory \"{path}\": {reason}"), &error)
+    }
+}
+
+impl Stored for Directory {
+    type Reader = File;
+
+    fn open(&self, name: &str) -> Result<File> {
+        self.open_file(name)
+    }
+
+    fn failed_read(&self, name: &str, error: &io::Error) -> Error {
+        self.failed("read", name, error)
+    }
+
+    fn damaged(&self, name: &str, fault: &Fault) {
+        let path = self.path_of(name);
+        warn!("segment file \"{path}\" is damaged: {fault}");
     }
 }
 

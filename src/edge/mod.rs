@@ -35,7 +35,6 @@ pub mod refusals;
 pub mod replication;
 pub mod report;
 pub mod require_auth;
-pub mod resume;
 pub mod savings;
 pub mod session;
 pub mod settings;

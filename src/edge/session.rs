@@ -25,10 +25,11 @@ use super::report::{log_notice, parse_error_response};
 use crate::core::demand::Durability;
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::core::order::{Config, Ending};
-use crate::core::start::{self, Encoding, Facts, Position, SegmentFile, Stage, StartPlan};
+use crate::core::resume::{Left, next_timeline, preserve_end};
+use crate::core::start::{self, Facts, Position, SegmentFile, StartPlan};
 use crate::core::telemetry::{Activity, Telemetry, Upstream};
 use crate::core::wal::Verify;
-use crate::core::wal::decoder::{Decoder, Expected};
+use crate::core::wal::decoder::Expected;
 use crate::core::wal::fault::Fault;
 use crate::error::{Error, Result};
 use crate::ring::buffer::Slots;
@@ -471,60 +472,6 @@ fn unanswered(limit: Duration) -> Error {
     Error::connection(format!(
         "the server did not answer a command within the receive timeout of {seconds} seconds"
     ))
-}
-
-/// Where the next timeline begins, if the server's word makes sense.
-fn next_timeline(position: Position, next: Timeline, switch: Lsn, received: Lsn) -> Result<Position> {
-    let current = position.timeline;
-    if next <= current {
-        let message =
-            format!("server reported unexpected next timeline {next}, following timeline {current}");
-        return Err(Error::protocol(message));
-    }
-    if switch > received {
-        let message = format!(
-            "server stopped streaming timeline {current} at {received}, but reported next timeline {next} to begin at {switch}"
-        );
-        return Err(Error::protocol(message));
-    }
-    Ok(Position {
-        lsn: switch,
-        timeline: next,
-    })
-}
-
-/// The decoder of the stream before, which the next one goes on with.
-pub struct Left {
-    timeline: Timeline,
-    /// At the end of what it found right.
-    pub(super) decoder: Decoder,
-}
-
-impl Left {
-    /// Whether it knew what lies before the stream's start, and found nothing right behind it.
-    fn does_not_join(&self, start: Lsn) -> bool {
-        self.decoder.previous().is_some() && self.decoder.position() <= start
-    }
-
-    /// Whether it looked at this timeline.
-    pub(super) fn is_of(&self, timeline: Timeline) -> bool {
-        self.timeline == timeline
-    }
-}
-
-/// Up to where the files of this timeline hold bytes that an earlier run may have acknowledged. In
-/// the segment that streaming starts in that is the content's end; of later partials, which a start
-/// below a damaged segment can meet, nothing is known, and all is kept.
-fn preserve_end(size: SegmentSize, position: Position, left: Option<Lsn>, files: &[SegmentFile]) -> Lsn {
-    let content_end = left.unwrap_or(position.lsn);
-    let later = files.iter().filter(|file| {
-        file.timeline == position.timeline
-            && file.segment > size.segment_of(position.lsn)
-            && (file.encoding, file.stage) == (Encoding::Plain, Stage::Partial)
-    });
-    later
-        .map(|file| size.end_of(file.segment))
-        .fold(content_end, Lsn::max)
 }
 
 /// What the operator sees of a stream.

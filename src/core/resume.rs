@@ -5,23 +5,106 @@
 //! received again. The segment before is read, too, so that the record that crosses into the partial
 //! is checked like any other.
 
-use std::fs::File;
 use std::io::{self, Read};
 
-use tracing::warn;
-
-use super::directory::Directory;
-use crate::core::lsn::{Lsn, SegmentNumber};
-use crate::core::start::{Case, Encoding, SegmentFile, Stage, StartPlan};
-use crate::core::wal::decoder::{Decoder, Depth, Expected};
-use crate::core::wal::fault::Fault;
-use crate::error::Result;
+use super::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
+use super::start::{Case, Encoding, Position, SegmentFile, Stage, StartPlan};
+use super::wal::decoder::{Decoder, Depth, Expected};
+use super::wal::fault::Fault;
+use crate::error::{Error, Result};
 
 /// Bytes of a record in parts that are kept: enough to tell a commit and its time.
 pub const KEEP: usize = 512;
 
 /// Bytes read at once.
 const PORTION: usize = 128 << 10;
+
+/// Where the stored log is read: the target directory, or a model of one.
+pub trait Stored {
+    /// An open file.
+    type Reader: Read;
+    /// Opens a file at its beginning.
+    fn open(&self, name: &str) -> Result<Self::Reader>;
+    /// The error of a read that failed.
+    fn failed_read(&self, name: &str, error: &io::Error) -> Error;
+    /// A complete segment turned out to be damaged: worth a warning, streaming goes on behind it.
+    fn damaged(&self, name: &str, fault: &Fault);
+}
+
+/// The decoder of the stream before, which the next one goes on with.
+pub struct Left {
+    /// The timeline that was streamed.
+    pub timeline: Timeline,
+    /// What looked at its log, at the end of what it found right.
+    pub decoder: Decoder,
+}
+
+impl Left {
+    /// Whether it knew what lies before the stream's start, and found nothing right behind it.
+    pub fn does_not_join(&self, start: Lsn) -> bool {
+        self.decoder.previous().is_some() && self.decoder.position() <= start
+    }
+
+    /// Whether a start as planned can go on here.
+    fn serves(&self, plan: &StartPlan, size: SegmentSize) -> bool {
+        self.timeline == plan.timeline
+            && plan.case == Case::AtPartial
+            && size.floor(self.decoder.position()) == plan.lsn
+    }
+}
+
+/// Where streaming goes on: at the end of what the stream before left, or of what the files tell.
+pub fn go_on(
+    stored: &impl Stored,
+    left: Option<Left>,
+    files: &[SegmentFile],
+    plan: &StartPlan,
+    expected: Expected,
+) -> Result<Resumed> {
+    match left.filter(|left| left.serves(plan, expected.segment_size)) {
+        Some(Left { decoder, .. }) => Ok(Resumed {
+            end: decoder.position(),
+            decoder,
+        }),
+        None => resume(stored, files, plan, expected),
+    }
+}
+
+/// Up to where the files of this timeline hold bytes that an earlier run may have acknowledged. In
+/// the segment that streaming starts in that is the end of its content, `left`; of later partials, which a
+/// start below a damaged segment can meet, nothing is known, and all is kept.
+pub fn preserve_end(size: SegmentSize, position: Position, left: Option<Lsn>, files: &[SegmentFile]) -> Lsn {
+    let content_end = left.unwrap_or(position.lsn);
+    let later = files.iter().filter(|file| {
+        file.timeline == position.timeline
+            && file.segment > size.segment_of(position.lsn)
+            && (file.encoding, file.stage) == (Encoding::Plain, Stage::Partial)
+    });
+    later
+        .map(|file| size.end_of(file.segment))
+        .fold(content_end, Lsn::max)
+}
+
+/// Where the next timeline begins, if the server's word makes sense: it has ended the stream that began at
+/// `position` and came to `received`.
+pub fn next_timeline(position: Position, next: Timeline, switch: Lsn, received: Lsn) -> Result<Position> {
+    let current = position.timeline;
+    if next <= current {
+        let message =
+            format!("server reported unexpected next timeline {next}, following timeline {current}");
+        return Err(Error::protocol(message));
+    }
+    if switch > received {
+        let message = format!(
+            "server stopped streaming timeline {current} at {received}, but reported next timeline {next} to begin at {switch}"
+        );
+        return Err(Error::protocol(message));
+    }
+    Ok(Position {
+        lsn: switch,
+        timeline: next,
+    })
+}
 
 /// A decoder at a segment's start, of which nothing is known.
 pub fn fresh(expected: Expected, start: Lsn) -> Decoder {
@@ -36,16 +119,16 @@ pub struct Resumed {
     pub end: Lsn,
 }
 
-/// How a stream goes on. `plan` is about the directory's newest file.
-pub fn resume(
-    directory: &Directory,
+/// How a stream goes on by what the files tell. `plan` is about the directory's newest file.
+fn resume(
+    stored: &impl Stored,
     files: &[SegmentFile],
     plan: &StartPlan,
     expected: Expected,
 ) -> Result<Resumed> {
     let size = expected.segment_size;
     let segment = size.segment_of(plan.lsn);
-    let at_start = before(directory, files, segment, expected)?;
+    let at_start = before(stored, files, segment, expected)?;
     let from_start = |decoder| Resumed {
         decoder,
         end: plan.lsn,
@@ -61,16 +144,16 @@ pub fn resume(
         return Ok(from_start(at_start));
     };
     let name = partial.name(size);
-    let failed = |error: io::Error| directory.failed("read", &name, &error);
+    let failed = |error: io::Error| stored.failed_read(&name, &error);
     let mut decoder = at_start.clone();
-    walk(&mut decoder, directory.open_file(&name)?, size.end_of(segment)).map_err(failed)?;
+    walk(&mut decoder, stored.open(&name)?, size.end_of(segment)).map_err(failed)?;
     let end = decoder.verified();
     if decoder.position() >= size.end_of(segment)
         && let Some(last) = decoder.previous().filter(|&last| last >= plan.lsn)
     {
         // Complete, but for its name: the last record is received again, and the name is changed then.
         decoder = at_start.clone();
-        walk(&mut decoder, directory.open_file(&name)?, last).map_err(failed)?;
+        walk(&mut decoder, stored.open(&name)?, last).map_err(failed)?;
     }
     decoder.rewind();
     let within = plan.lsn..size.end_of(segment);
@@ -84,7 +167,7 @@ pub fn resume(
 /// A decoder at the start of `segment` that knows the record which crosses into it, if the segments are
 /// there from the one on in which that record begins.
 fn before(
-    directory: &Directory,
+    stored: &impl Stored,
     files: &[SegmentFile],
     segment: SegmentNumber,
     expected: Expected,
@@ -101,19 +184,14 @@ fn before(
         earlier.push(*file);
         let mut decoder = fresh(expected, size.start_of(file.segment));
         let name = file.name(size);
-        let walked = walk(
-            &mut decoder,
-            directory.open_file(&name)?,
-            size.end_of(file.segment),
-        );
-        let fault = walked.map_err(|error| directory.failed("read", &name, &error))?;
+        let walked = walk(&mut decoder, stored.open(&name)?, size.end_of(file.segment));
+        let fault = walked.map_err(|error| stored.failed_read(&name, &error))?;
         if let Some(fault) = fault {
-            let path = directory.path_of(&name);
-            warn!("segment file \"{path}\" is damaged: {fault}");
+            stored.damaged(&name, &fault);
             return Ok(fresh(expected, start));
         }
         if !decoder.is_in_rest() {
-            return join(directory, decoder, &earlier, start);
+            return join(stored, decoder, &earlier, start);
         }
     }
     Ok(fresh(expected, start))
@@ -121,17 +199,13 @@ fn before(
 
 /// Goes on from the last of the files, which the decoder has read, through those before it in the list,
 /// the newest of which comes first.
-fn join(directory: &Directory, mut decoder: Decoder, files: &[SegmentFile], start: Lsn) -> Result<Decoder> {
+fn join(stored: &impl Stored, mut decoder: Decoder, files: &[SegmentFile], start: Lsn) -> Result<Decoder> {
     let expected = decoder.expected();
     let size = expected.segment_size;
     for file in files.iter().rev().skip(1) {
         let name = file.name(size);
-        let walked = walk(
-            &mut decoder,
-            directory.open_file(&name)?,
-            size.end_of(file.segment),
-        );
-        walked.map_err(|error| directory.failed("read", &name, &error))?;
+        let walked = walk(&mut decoder, stored.open(&name)?, size.end_of(file.segment));
+        walked.map_err(|error| stored.failed_read(&name, &error))?;
     }
     // A file that was cut short meanwhile tells nothing.
     Ok(Some(decoder)
@@ -154,7 +228,7 @@ fn complete_before(
 
 /// Feeds the decoder from the file of its segment up to `end`, a fault, or the end of the file. After a
 /// fault the decoder is where everything before is right.
-fn walk(decoder: &mut Decoder, mut file: File, end: Lsn) -> io::Result<Option<Fault>> {
+fn walk(decoder: &mut Decoder, mut file: impl Read, end: Lsn) -> io::Result<Option<Fault>> {
     let mut buffer = vec![0; PORTION];
     while decoder.position() < end {
         let wanted = end.bytes_since(decoder.position());
