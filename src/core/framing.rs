@@ -412,6 +412,29 @@ mod tests {
     }
 
     #[test]
+    fn behind_other_wal_the_limit_is_as_near_as_that_has_come() {
+        let mut slot = [0; LENGTH];
+        let mut framer = inside(100 + LIMIT as u32, &mut slot);
+        framer.arrived(100);
+        assert_eq!(
+            framer.next(&mut slot, LIMIT).ok().flatten(),
+            Some(Frame::Wal(100))
+        );
+        assert!(framer.is_inside_payload());
+        assert_eq!(framer.ask(LIMIT, LENGTH, true), 100..LIMIT);
+    }
+
+    #[test]
+    fn of_a_head_that_has_begun_the_rest_is_asked_for() {
+        let mut slot = [0; LENGTH];
+        let mut framer = Framer::new(10);
+        slot[10..22].copy_from_slice(&wal_head(300)[..12]);
+        framer.arrived(12);
+        assert!(matches!(framer.next(&mut slot, LIMIT), Ok(None)));
+        assert_eq!(framer.ask(LIMIT, LENGTH, true), 22..10 + WAL_HEAD);
+    }
+
+    #[test]
     fn payload_overwrites_the_head_before_it() {
         let mut slot = [0; LENGTH];
         let mut framer = inside(3, &mut slot);
