@@ -253,6 +253,7 @@ fn commands_fail_while_that_is_wanted() {
     .expect("faults");
     assert_eq!((write(), flush()), (Ok(()), Err(Some(libc::EIO))));
     disk.set_faults(works).expect("no faults");
+    drop(file);
     disk.close().expect("nothing stays");
 }
 
