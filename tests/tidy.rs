@@ -69,6 +69,24 @@ fn files_are_short() {
 }
 
 #[test]
+fn every_sentence_of_the_crash_argument_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = read(&root.join("README.md"));
+    let argument = readme.split("### Who checks it").nth(1).expect("the argument");
+    let argument = argument.split("\n#").next().unwrap_or(argument);
+    let rows = argument.lines().filter(|line| line.starts_with("| ")).skip(2);
+    for row in rows.chain(argument.lines().filter(|line| line.contains("(`tests/"))) {
+        let named: Vec<_> = row.split('`').filter_map(|word| word.split_once("::")).collect();
+        assert!(!named.is_empty(), "no test checks: {row}");
+        for (file, test) in named {
+            let source = read(&root.join(file));
+            let definition = format!("#[test]\nfn {test}()");
+            assert!(source.contains(&definition), "{file} has no test {test}");
+        }
+    }
+}
+
+#[test]
 fn a_long_function_would_be_found() {
     let text = ["    fn long() {", &"        line();\n".repeat(80), "    }\n"].join("\n");
     assert!(functions(&text)[0].1 > LONGEST_FUNCTION);

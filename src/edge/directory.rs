@@ -10,7 +10,7 @@ use crate::core::start::{Encoding, SegmentFile, Stage};
 use crate::core::wal::fault::Fault;
 use crate::error::{Error, Result, system_text};
 use crate::ring::presence;
-use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Statx, StatxFlags};
+use rustix::fs::{Advice, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -310,8 +310,13 @@ impl Directory {
 impl Stored for Directory {
     type Reader = File;
 
+    /// What an earlier run could not write, through the page cache, may still lie there, and not on the disk: a sync that
+    /// failed left it behind as if it were written, and the next one would succeed. So the disk is read.
     fn open(&self, name: &str) -> Result<File> {
-        self.open_file(name)
+        let file = self.open_file(name)?;
+        // A file system that cannot forget has nothing to forget.
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+        Ok(file)
     }
 
     fn failed_read(&self, name: &str, error: &io::Error) -> Error {
