@@ -580,17 +580,21 @@ fn what_follows_a_tail_on_trust_is_looked_at_again() {
 
 #[test]
 fn a_server_that_was_not_listened_to_while_the_disk_was_slow_is_not_quiet() {
-    let log = crossing_record(30_000);
+    let mut wal = Wal::empty(1, Shape::default());
+    wal.commit();
+    wal.record(60_000);
+    wal.commit();
+    let log = Log::of(wal);
+    let mut setup = watched(&log, Durability::Synchronous);
+    (setup.config.named, setup.config.slots, setup.disk_us) = (true, 2, (400_000, 400_000));
+    // Both slots are full, so nothing is read until the first is written; what comes meanwhile waits.
     let mut stream = Stream::from(log.bytes.clone(), START);
-    send_to(&mut stream, at(MIB + 10_000))
+    send_to(&mut stream, at(2 * setup.config.window as u64))
         .wait(ms(100))
         .keepalive(true)
         .wait(ms(1));
     let asked = stream.end;
     stream.wal(1000);
-    let mut setup = watched(&log, Durability::Synchronous);
-    setup.config.named = true;
-    (setup.config.window, setup.disk_us) = (2 << 20, (400_000, 400_000));
     let mut world = World::new(setup, &stream);
     world.run_for(ms(5000));
     assert!(world.is_delivered());

@@ -55,6 +55,7 @@ impl World {
             "waits for {range:?}, the server has told of {announced} bytes"
         );
         assert!(self.armed.is_none(), "one read at a time");
+        assert!(!self.receiver().is_ending(), "nothing is read behind the end");
         assert!(
             !certain || range.len() as u64 <= self.lag(),
             "a read waits for {range:?}, the server told of {} bytes",
