@@ -175,7 +175,9 @@ impl Course<'_> {
             let recovered = self.survive(fault);
             let recovered = recovered.with_context(|| format!("after the fault {}", fault.name()));
             self.recoveries.entry(fault).or_default().push(recovered?);
-            self.faults.fetch_add(1, Ordering::SeqCst);
+            if !fault.is_chore() {
+                self.faults.fetch_add(1, Ordering::SeqCst);
+            }
         }
         Ok(())
     }

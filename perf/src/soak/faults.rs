@@ -63,6 +63,11 @@ impl Fault {
         help.unwrap_or_default()
     }
 
+    /// Whether it is what servers do anyway, and no fault.
+    pub fn is_chore(self) -> bool {
+        matches!(self, Fault::SwitchSegment | Fault::Checkpoint | Fault::Vacuum)
+    }
+
     /// Whether it ends the synchronous receiver's process.
     pub fn ends_receiver(self) -> bool {
         matches!(self, Fault::RestartReceiver | Fault::KillReceiver)

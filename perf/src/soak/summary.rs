@@ -105,7 +105,8 @@ pub struct Held {
 impl Summary {
     /// The faults that were survived, without what every server does anyway.
     fn fault_count(&self) -> u64 {
-        self.faults.iter().map(|tally| tally.count).sum()
+        let faults = self.faults.iter().filter(|tally| !tally.fault.is_chore());
+        faults.map(|tally| tally.count).sum()
     }
 
     /// The report.
@@ -115,8 +116,8 @@ impl Summary {
         for (what, value) in self.facts() {
             let _ = writeln!(text, "| {what} | {value} |");
         }
-        text += "\n| process | lived | memory at 10–25 % of it | in the last 15 % | peak | descriptors | threads | starts | segments compared | most files |\n\
-             | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
+        text += "\n| process | memory at start → end | longest life | memory at 10–25 % of it | in the last 15 % | peak | descriptors | threads | starts | segments compared | most files |\n\
+             | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
         self.receivers.iter().for_each(|held| text += &held.row());
         text += "\n| fault | times | until all was acknowledged again: median | longest |\n| --- | ---: | ---: | ---: |\n";
         for tally in &self.faults {
@@ -215,7 +216,10 @@ impl Summary {
 impl Held {
     fn row(&self) -> String {
         let mib = |kib: u64| format!("{:.1} MiB", kib as f64 / 1024.0);
-        let mut cells = vec![self.name.clone()];
+        let ends = |(first, last): (Footprint, Footprint)| {
+            format!("{} → {}", mib(first.resident_kib), mib(last.resident_kib))
+        };
+        let mut cells = vec![self.name.clone(), self.ends.map(ends).unwrap_or_default()];
         match &self.growth {
             Some(growth) => cells.extend([
                 shown(Duration::from_secs_f64(growth.watched_s)),
