@@ -2,14 +2,15 @@
 //!
 //! The stored log is read up to where it stops being right, and the server is asked from there. What
 //! lies behind may be a record that was cut, bytes of an earlier use of the file, or garbage: it is
-//! received again. The segment before is read, too, so that the record that crosses into the partial
+//! received again. So is a record that the server left half-written when it died, and replaced: nothing in the log tells
+//! whether its bytes are all there. The segment before is read, too, so that the record that crosses into the partial
 //! is checked like any other.
 
 use std::io::{self, Read};
 
 use super::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
 use super::start::{Case, Encoding, Position, SegmentFile, Stage, StartPlan};
-use super::wal::decoder::{Decoder, Depth, Expected};
+use super::wal::decoder::{Decoder, Depth, Event, Expected};
 use super::wal::fault::Fault;
 use crate::error::{Error, Result};
 
@@ -146,14 +147,15 @@ fn resume(
     let name = partial.name(size);
     let failed = |error: io::Error| stored.failed_read(&name, &error);
     let mut decoder = at_start.clone();
-    walk(&mut decoder, stored.open(&name)?, size.end_of(segment)).map_err(failed)?;
-    let end = decoder.verified();
-    if decoder.position() >= size.end_of(segment)
-        && let Some(last) = decoder.previous().filter(|&last| last >= plan.lsn)
-    {
-        // Complete, but for its name: the last record is received again, and the name is changed then.
+    let walked = walk(&mut decoder, stored.open(&name)?, size.end_of(segment)).map_err(failed)?;
+    let mut end = decoder.verified();
+    // Complete, but for its name: the last record is received again, and the name is changed then.
+    let is_complete = decoder.position() >= size.end_of(segment);
+    let last = decoder.previous().filter(|&last| is_complete && last >= plan.lsn);
+    if let Some(limit) = [walked.unproven, last].into_iter().flatten().min() {
+        end = walked.unproven.map_or(end, |unproven| end.min(unproven));
         decoder = at_start.clone();
-        walk(&mut decoder, stored.open(&name)?, last).map_err(failed)?;
+        walk(&mut decoder, stored.open(&name)?, limit).map_err(failed)?;
     }
     decoder.rewind();
     let within = plan.lsn..size.end_of(segment);
@@ -185,8 +187,8 @@ fn before(
         let mut decoder = fresh(expected, size.start_of(file.segment));
         let name = file.name(size);
         let walked = walk(&mut decoder, stored.open(&name)?, size.end_of(file.segment));
-        let fault = walked.map_err(|error| stored.failed_read(&name, &error))?;
-        if let Some(fault) = fault {
+        let walked = walked.map_err(|error| stored.failed_read(&name, &error))?;
+        if let Some(fault) = walked.fault {
             stored.damaged(&name, &fault);
             return Ok(fresh(expected, start));
         }
@@ -226,10 +228,20 @@ fn complete_before(
     })
 }
 
+/// What a walk through a file found.
+#[derive(Default)]
+struct Walked {
+    fault: Option<Fault>,
+    /// Where the first record begins that was left half-written and replaced: of its bytes no CRC tells whether they
+    /// are all there. Zero if it began before the first byte that was fed.
+    unproven: Option<Lsn>,
+}
+
 /// Feeds the decoder from the file of its segment up to `end`, a fault, or the end of the file. After a
 /// fault the decoder is where everything before is right.
-fn walk(decoder: &mut Decoder, mut file: impl Read, end: Lsn) -> io::Result<Option<Fault>> {
+fn walk(decoder: &mut Decoder, mut file: impl Read, end: Lsn) -> io::Result<Walked> {
     let mut buffer = vec![0; PORTION];
+    let mut walked = Walked::default();
     while decoder.position() < end {
         let wanted = end.bytes_since(decoder.position());
         let wanted = usize::try_from(wanted).map_or(PORTION, |wanted| wanted.min(PORTION));
@@ -237,15 +249,24 @@ fn walk(decoder: &mut Decoder, mut file: impl Read, end: Lsn) -> io::Result<Opti
         if count == 0 {
             break;
         }
-        if let Err(fault) = feed(decoder, &buffer[..count]) {
+        if let Err(fault) = feed(decoder, &buffer[..count], &mut walked.unproven) {
             decoder.rewind();
-            return Ok(Some(fault));
+            walked.fault = Some(fault);
+            break;
         }
     }
-    Ok(None)
+    Ok(walked)
 }
 
-fn feed(decoder: &mut Decoder, mut bytes: &[u8]) -> std::result::Result<(), Fault> {
-    while decoder.next(&mut bytes)?.is_some() {}
+fn feed(
+    decoder: &mut Decoder,
+    mut bytes: &[u8],
+    unproven: &mut Option<Lsn>,
+) -> std::result::Result<(), Fault> {
+    while let Some(event) = decoder.next(&mut bytes)? {
+        if let Event::Abandoned(start) = event {
+            unproven.get_or_insert(start.unwrap_or(Lsn(0)));
+        }
+    }
     Ok(())
 }

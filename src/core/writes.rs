@@ -33,12 +33,8 @@ struct InFlight {
     issued: Duration,
     /// Bytes of the slot that the kernel has taken.
     taken: u64,
-}
-
-impl InFlight {
-    fn is_done(&self) -> bool {
-        self.taken >= self.extent.length()
-    }
+    /// It has taken all of them, up to the end of the last block: a sync follows only then.
+    is_done: bool,
 }
 
 impl Extent {
@@ -87,7 +83,7 @@ impl Writes {
 
     /// Whether a durable write is in flight.
     pub fn is_durable_in_flight(&self) -> bool {
-        self.flight.iter().any(|write| write.durable && !write.is_done())
+        self.flight.iter().any(|write| write.durable && !write.is_done)
     }
 
     /// Extents that wait.
@@ -110,6 +106,7 @@ impl Writes {
             durable,
             issued: now,
             taken: 0,
+            is_done: false,
         });
         Some(extent)
     }
@@ -121,9 +118,10 @@ impl Writes {
         let write = self
             .flight
             .iter_mut()
-            .find(|write| write.extent.slot == slot && !write.is_done())?;
+            .find(|write| write.extent.slot == slot && !write.is_done)?;
         write.taken += count;
-        if write.is_done() {
+        write.is_done = write.taken >= write.extent.length().next_multiple_of(block);
+        if write.is_done {
             return None;
         }
         write.taken -= write.taken % block;
@@ -132,7 +130,7 @@ impl Writes {
 
     /// The next write, in the order of the log, that has ended.
     pub fn retire(&mut self) -> Option<Completed> {
-        let write = *self.flight.front().filter(|write| write.is_done())?;
+        let write = *self.flight.front().filter(|write| write.is_done)?;
         self.flight.pop_front();
         Some(Completed {
             extent: write.extent,
@@ -175,6 +173,18 @@ mod tests {
         assert_eq!(writes.retire().map(|done| done.extent.to), Some(Lsn(4096)));
         assert_eq!(writes.retire().map(|done| done.extent.to), Some(Lsn(8192)));
         assert!(writes.is_idle());
+    }
+
+    #[test]
+    fn a_write_without_the_zeros_of_its_last_block_is_short() {
+        let mut writes = Writes::default();
+        writes.enqueue(extent(0, 0, 5000));
+        writes.issue(true, Duration::ZERO);
+        let rest = writes.complete(Slot(0), 5120, 4096).map(|(taken, ..)| taken);
+        assert_eq!(rest, Some(4096), "no sync has followed it");
+        assert_eq!(writes.retire(), None);
+        assert_eq!(writes.complete(Slot(0), 4096, 4096), None);
+        assert!(writes.retire().is_some());
     }
 
     #[test]

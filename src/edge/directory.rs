@@ -76,7 +76,8 @@ impl Directory {
         rustix::process::umask(Mode::WGRP | Mode::RWXO);
     }
 
-    /// Makes names durable: what was created, renamed or removed here survives a crash from now on.
+    /// Makes names durable: what was created, renamed or removed here survives a crash from now on. If that fails, a
+    /// second sync would succeed and prove nothing.
     pub fn sync(&self) -> Result<()> {
         rustix::fs::fsync(&self.fd).map_err(|error| {
             let (path, error) = (self.path.display(), io::Error::from(error));

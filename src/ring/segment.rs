@@ -10,7 +10,7 @@ use std::fs::OpenOptions;
 use std::future::poll_fn;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -81,11 +81,25 @@ impl Place {
 
     /// Opens the `.partial` that an earlier run left, if there is one, and makes it as long as a
     /// segment. Nothing that it holds is changed, and it is made durable before it is built upon.
-    fn open_left_partial(&self, segment: SegmentNumber) -> io::Result<Option<Left>> {
-        let path = self.path_of(&self.partial_name(segment));
+    fn open_left_partial(&self, segment: SegmentNumber) -> Result<Option<Left>> {
+        let name = self.partial_name(segment);
+        let opened = self.open_in_full(&self.path_of(&name));
+        let left = opened.map_err(|error| self.failed("open", &name, &error))?;
+        if let Some(Left { reader, .. }) = &left {
+            // A second sync would succeed and prove nothing.
+            reader.sync_all().map_err(|error| {
+                let (path, reason) = (self.path_of(&name), system_text(&error));
+                Error::disk_broken(format!("could not fsync file \"{}\": {reason}", path.display()))
+            })?;
+        }
+        Ok(left)
+    }
+
+    /// Opens a file, if there is one, and makes it as long as a segment.
+    fn open_in_full(&self, path: &Path) -> io::Result<Option<Left>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
-        let reader = match options.open(&path) {
+        let reader = match options.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
@@ -93,11 +107,10 @@ impl Place {
             Err(Errno::OPNOTSUPP) => reader.set_len(self.size.bytes())?,
             other => other?,
         }
-        reader.sync_all()?;
         if self.direct {
             options.custom_flags(libc::O_DIRECT);
         }
-        let file = Rc::new(File::from_std(options.open(&path)?));
+        let file = Rc::new(File::from_std(options.open(path)?));
         Ok(Some(Left { file, reader }))
     }
 }
@@ -185,17 +198,11 @@ impl Segments {
         let segment = self.place.size.segment_of(start);
         let offset = self.place.size.offset_of(start);
         let name = self.place.partial_name(segment);
-        let open = || -> io::Result<Option<(Left, u64)>> {
-            let Some(left) = self.place.open_left_partial(segment)? else {
-                return Ok(None);
-            };
-            let length = content_length(&left.reader, offset)?;
-            Ok(Some((left, length)))
-        };
-        let left = open().map_err(|error| self.place.failed("open", &name, &error))?;
-        let Some((Left { file, reader }, length)) = left else {
+        let Some(Left { file, reader }) = self.place.open_left_partial(segment)? else {
             return Ok(None);
         };
+        let length = content_length(&reader, offset);
+        let length = length.map_err(|error| self.place.failed("read", &name, &error))?;
         self.open.push_back(SegmentFile {
             segment,
             file,
@@ -253,8 +260,7 @@ impl Segments {
             return Ok(Some(Rc::clone(&open.file)));
         }
         let name = self.place.partial_name(segment);
-        let left = self.place.open_left_partial(segment);
-        let opened = match left.map_err(|error| self.place.failed("open", &name, &error))? {
+        let opened = match self.place.open_left_partial(segment)? {
             Some(Left { file, reader }) => SegmentFile {
                 segment,
                 file,

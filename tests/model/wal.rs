@@ -5,6 +5,8 @@
 
 use fastrand::Rng;
 
+use super::resize;
+
 const LONG_HEADER: u64 = 40;
 const SHORT_HEADER: u64 = 24;
 const RECORD_HEADER: usize = 24;
@@ -256,6 +258,19 @@ impl Wal {
         wal
     }
 
+    /// The log of a server that was promoted there, at the end of a record or of a segment: it goes on from here, on
+    /// another timeline.
+    pub fn fork(&self, at: u64, timeline: u32) -> Wal {
+        let mut wal = self.clone();
+        resize(&mut wal.bytes, (at - self.start) as usize);
+        wal.records.retain(|record| record.end <= at);
+        wal.abandoned.retain(|&(_, page)| page < at);
+        wal.emptied.retain(|&(_, to)| to <= at);
+        wal.previous = wal.records.last().map_or(self.previous, |record| record.start);
+        (wal.shape.timeline, wal.shape.older_pages) = (timeline, 0);
+        wal
+    }
+
     /// A byte to damage.
     pub fn byte_mut(&mut self, at: u64) -> &mut u8 {
         &mut self.bytes[(at - self.start) as usize]
@@ -365,7 +380,7 @@ impl Wal {
         let record = self.put(XLOG, SWITCH, &[], None);
         let end = self.end().next_multiple_of(self.shape.segment);
         self.emptied.push((self.end(), end));
-        self.bytes.resize((end - self.start) as usize, 0);
+        resize(&mut self.bytes, (end - self.start) as usize);
         record
     }
 

@@ -1,0 +1,361 @@
+//! What a process does between streams, as `edge::session` does it: from finding out where to start to what the end of a
+//! stream means.
+
+use std::io::Cursor;
+
+use walring::core::demand::Durability;
+use walring::core::history::History;
+use walring::core::lsn::{Lsn, Timeline};
+use walring::core::order::{Config, Ending};
+use walring::core::resume::{self, Left, Resumed, Stored};
+use walring::core::standing::{self, Standing, standing};
+use walring::core::start::{self, Facts, Position, SegmentFile};
+use walring::core::wal::Verify;
+use walring::core::wal::decoder::{Decoder, Expected};
+use walring::core::wal::fault::Fault;
+use walring::error::{Error, Result};
+
+use super::disk::{Disk, Durable};
+use super::files::Files;
+use super::life::Life;
+use super::network::Link;
+use super::primary::Answer;
+use super::stream::{Ended, Stream};
+use super::world::World;
+use crate::model::segment_size;
+
+/// So many bytes before the end of what is stored are received again and compared.
+const OVERLAP: u64 = 8 << 10;
+
+/// How a stream goes on.
+struct Continuation {
+    position: Position,
+    /// What is stored from there on.
+    stored: Vec<u8>,
+    decoder: Decoder,
+}
+
+/// The files of a directory, for those who read what is stored.
+struct Directory<'a>(&'a Disk);
+
+impl Stored for Directory<'_> {
+    type Reader = Cursor<Vec<u8>>;
+
+    fn open(&self, name: &str) -> Result<Self::Reader> {
+        let file = self.0.find(name).ok_or_else(|| Error::disk("no such file"))?;
+        Ok(Cursor::new(self.0.content(file).to_vec()))
+    }
+
+    fn failed_read(&self, name: &str, error: &std::io::Error) -> Error {
+        Error::disk(format!("{name}: {error}"))
+    }
+
+    fn damaged(&self, name: &str, fault: &Fault) {
+        panic!("{name} is complete and damaged: {fault}");
+    }
+}
+
+impl Life {
+    pub(super) fn start_streaming(&mut self) -> Result<Option<Stream>> {
+        let world = &mut self.world;
+        if world.log.now < world.primary.down_until || (self.calm_since.is_none() && world.rng.chance(5)) {
+            return Err(Error::connection("connection refused"));
+        }
+        let seed = world.rng.next();
+        world.link = Some(Link::new(self.plan.quality, seed));
+        self.sync_what_lies_here()?;
+        let files = self.scan();
+        self.check_system_identifier(&files);
+        let plan = self.find_start(&files)?;
+        let world = &mut self.world;
+        world.checks.begin(plan.lsn, files.is_empty());
+        let left = self.left.take();
+        let directory = Directory(&self.world.disk);
+        let Resumed { decoder, end } =
+            resume::go_on(&directory, left, &files, &plan, self.expected(plan.timeline))?;
+        if !files.is_empty() {
+            let stored = standing::Stored {
+                end: Position {
+                    lsn: end,
+                    timeline: plan.timeline,
+                },
+                newest: files
+                    .last()
+                    .map_or(segment_size().segment_of(end), |file| file.segment),
+            };
+            match standing(&stored, segment_size(), self.server(), &self.server_history()) {
+                Standing::Covers => {}
+                Standing::Behind | Standing::Earlier => {
+                    return Err(Error::connection("the server does not have what is stored"));
+                }
+                other => panic!("the server lost nothing, and is taken for one that did: {other:?}"),
+            }
+        }
+        let from = self.overlap(&plan, decoder);
+        self.go_on(&files, from)
+    }
+
+    fn server_history(&self) -> History {
+        let primary = &self.world.primary;
+        let timeline = Timeline(primary.timeline);
+        if timeline == Timeline(1) {
+            return History::without_ancestors(timeline);
+        }
+        History::parse(timeline, &primary.history.file(primary.timeline)).expect("a history")
+    }
+
+    /// As `edge::continuation`: the last stored bytes are received again and compared.
+    fn overlap(&self, plan: &start::StartPlan, decoder: Decoder) -> Continuation {
+        let end = decoder.position();
+        let start = Lsn(end.0.saturating_sub(OVERLAP)).max(plan.lsn);
+        let name = segment_size()
+            .segment_of(start)
+            .file_name(plan.timeline, segment_size())
+            + ".partial";
+        let stored = match start < end {
+            true => {
+                let disk = &self.world.disk;
+                let content = disk.content(disk.find(&name).expect("the partial that was read"));
+                let offset = segment_size().offset_of(start) as usize;
+                content[offset..offset + end.bytes_since(start) as usize].to_vec()
+            }
+            false => Vec::new(),
+        };
+        Continuation {
+            position: Position {
+                lsn: start,
+                timeline: plan.timeline,
+            },
+            stored,
+            decoder,
+        }
+    }
+
+    fn sync_what_lies_here(&mut self) -> Result<()> {
+        if self.is_claimed() && !self.is_synced {
+            let result = self.world.disk.sync_file_system();
+            result.map_err(|_| Error::disk_broken("could not sync the file system"))?;
+            self.world.checks.is_unsynced = self.options.durability == Durability::Background;
+        }
+        self.is_synced = self.options.durability != Durability::Background;
+        Ok(())
+    }
+
+    fn scan(&self) -> Vec<SegmentFile> {
+        let disk = &self.world.disk;
+        let measured = |name: &str| {
+            let file = SegmentFile::from_name(name, segment_size())?;
+            let bytes = disk.content(disk.find(name)?).len() as u64;
+            Some(SegmentFile {
+                wal_bytes: Some(bytes),
+                ..file
+            })
+        };
+        let mut files: Vec<_> = disk.names().filter_map(measured).collect();
+        files.sort_by_key(SegmentFile::rank);
+        files
+    }
+
+    fn check_system_identifier(&self, files: &[SegmentFile]) {
+        let disk = &self.world.disk;
+        for file in files.iter().rev() {
+            let content = disk
+                .find(&file.name(segment_size()))
+                .map(|file| disk.content(file));
+            let Some(page) = content.and_then(|content| content.get(..40)) else {
+                continue;
+            };
+            if page.iter().any(|&byte| byte != 0) {
+                let expected = self.world.primary.history.system_identifier.to_le_bytes();
+                assert!(
+                    page[24..32] == expected,
+                    "the newest segment looks like another server's"
+                );
+                return;
+            }
+        }
+    }
+
+    fn server(&self) -> Position {
+        let primary = &self.world.primary;
+        Position {
+            lsn: primary.flushed,
+            timeline: Timeline(primary.timeline),
+        }
+    }
+
+    fn expected(&self, timeline: Timeline) -> Expected {
+        Expected {
+            segment_size: segment_size(),
+            timeline,
+            system_identifier: Some(self.world.primary.history.system_identifier),
+        }
+    }
+
+    fn find_start(&mut self, files: &[SegmentFile]) -> Result<start::StartPlan> {
+        let slot = (self.options.has_slot && files.is_empty()).then(|| {
+            let lsn = self.world.primary.slot_position();
+            let timelines = &self.world.primary.history.timelines;
+            let owner = timelines.iter().find(|timeline| lsn < timeline.end);
+            let timeline = owner.map_or(1, |owner| owner.number.min(self.world.primary.timeline));
+            Position {
+                lsn,
+                timeline: Timeline(timeline),
+            }
+        });
+        let plan = start::plan(&Facts {
+            files,
+            segment_size: segment_size(),
+            requested: None,
+            slot,
+            server: self.server(),
+        });
+        assert!(
+            plan.set_aside.is_empty() && plan.warnings.is_empty(),
+            "{:?}",
+            plan.warnings
+        );
+        let world = &mut self.world;
+        world
+            .log
+            .note("starts as planned, on timeline", plan.lsn, plan.timeline.0.into());
+        let covers = world.disk.begin_directory_sync();
+        let synced = world.disk.end_directory_sync(covers);
+        synced.map_err(|_| Error::disk_broken("could not fsync directory"))?;
+        Ok(plan)
+    }
+
+    /// Over timelines that hold nothing for us, to a stream.
+    fn go_on(&mut self, files: &[SegmentFile], mut from: Continuation) -> Result<Option<Stream>> {
+        loop {
+            let position = from.position;
+            self.fetch_history(position.timeline.0)?;
+            let World { primary, log, .. } = &mut self.world;
+            match primary.start(log, position.timeline.0, position.lsn) {
+                Answer::Streams => return self.run_stream(files, from).map(Some),
+                Answer::Refused => panic!("asks for {position:?}, which the server does not have"),
+                Answer::Ended(next, switch) => {
+                    let next = resume::next_timeline(position, Timeline(next), switch, position.lsn)?;
+                    from = self.begin_timeline(next);
+                }
+            }
+        }
+    }
+
+    fn begin_timeline(&mut self, next: Position) -> Continuation {
+        self.world
+            .log
+            .note("follows to timeline", next.lsn, next.timeline.0.into());
+        let lsn = segment_size().floor(next.lsn);
+        Continuation {
+            position: Position { lsn, ..next },
+            stored: Vec::new(),
+            decoder: resume::fresh(self.expected(next.timeline), lsn),
+        }
+    }
+
+    /// As `edge::history`: content first, then the name, each made durable.
+    fn fetch_history(&mut self, timeline: u32) -> Result<()> {
+        let name = Timeline(timeline).history_file_name();
+        let world = &mut self.world;
+        if timeline == 1 || world.disk.find(&name).is_some() {
+            return Ok(());
+        }
+        let content = world.primary.history.file(timeline);
+        let temporary = format!("{name}.tmp");
+        let failed = |_| Error::disk("could not store the timeline's history");
+        world.disk.store(&temporary, content.as_bytes()).map_err(failed)?;
+        world.disk.rename(&temporary, &name).map_err(failed)?;
+        let covers = world.disk.begin_directory_sync();
+        let synced = world.disk.end_directory_sync(covers);
+        synced.map_err(|_| Error::disk_broken("could not fsync directory"))
+    }
+
+    fn run_stream(&mut self, files: &[SegmentFile], from: Continuation) -> Result<Stream> {
+        let Continuation {
+            position,
+            stored,
+            decoder,
+        } = from;
+        self.streams += 1;
+        let options = &self.options;
+        let world = &mut self.world;
+        let mut open = Files::new(world, self.streams, position.timeline.0)?;
+        let left = open.resume(world, position.lsn)?;
+        if options.durability == Durability::Synchronous && left.is_none() && world.rng.chance(70) {
+            open.prepare_first(world);
+        }
+        let decoder = match options.verify {
+            Verify::Records => Some(decoder),
+            Verify::Pages => Some(decoder.into_pages()),
+            Verify::Off => None,
+        };
+        world.checks.looks_at_records = options.verify == Verify::Records;
+        let config = Config {
+            segment_size: segment_size(),
+            block: options.block,
+            slots: options.slots,
+            window: options.window,
+            durability: options.durability,
+            claims_flush: options.claims(),
+            status_interval: options.status_interval,
+            receive_timeout: Some(options.receive_timeout),
+            end_position: None,
+            start: position.lsn,
+            backlog_end: world.primary.flushed,
+            stored,
+            decoder,
+            preserve_end: resume::preserve_end(segment_size(), position, left, files),
+            named: left.is_some(),
+        };
+        let method = match options.is_dsync {
+            true => Durable::Range,
+            false => Durable::File,
+        };
+        world.log.note(
+            "a stream begins, on timeline",
+            position.lsn,
+            position.timeline.0.into(),
+        );
+        Ok(Stream::new(world, config, position.timeline.0, open, method))
+    }
+
+    /// What the end of a stream means; the next stream, if there is one.
+    pub(super) fn follow(&mut self, timeline: u32, ended: Ended) -> Result<Option<Stream>> {
+        let Ended {
+            ending,
+            received,
+            decoder,
+        } = ended;
+        self.world.log.note("a stream ends", received, timeline.into());
+        self.left = decoder.map(|decoder| Left {
+            timeline: Timeline(timeline),
+            decoder,
+        });
+        self.has_received = true;
+        match ending {
+            Ending::Stopped | Ending::EndPosition => Ok(None),
+            Ending::Damaged(fault) => panic!("what the server sent is called damaged: {fault}"),
+            Ending::Diverged(at) => panic!("what the server sent again at {at} is not what is stored"),
+            Ending::ServerError(_) => panic!("the server sent no error"),
+            Ending::Failed(error) => Err(error),
+            Ending::EndOfCopy => Err(Error::connection(
+                "replication stream was terminated before stop point",
+            )),
+            Ending::CopyDone if self.is_stopping => Ok(None),
+            Ending::CopyDone => {
+                let Answer::Ended(next, switch) = self.world.primary.end_of(timeline) else {
+                    return Err(Error::connection("no next timeline"));
+                };
+                let position = Position {
+                    lsn: received,
+                    timeline: Timeline(timeline),
+                };
+                let next = resume::next_timeline(position, Timeline(next), switch, received)?;
+                let from = self.begin_timeline(next);
+                let files = self.scan();
+                self.go_on(&files, from)
+            }
+        }
+    }
+}
