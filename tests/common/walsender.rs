@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A client that has not hung up after so long never will.
@@ -50,6 +51,8 @@ pub struct Session {
     heard: Arc<Heard>,
     /// Which connection it is, counted from one.
     pub number: u64,
+    /// Hears what the client says, once that is wanted: nobody else reads then.
+    ear: Option<JoinHandle<()>>,
 }
 
 impl Walsender {
@@ -109,6 +112,7 @@ impl Session {
             identity: identity.clone(),
             number: heard.connections.fetch_add(1, Ordering::SeqCst) + 1,
             heard: Arc::clone(heard),
+            ear: None,
         }
     }
 
@@ -197,14 +201,15 @@ impl Session {
     }
 
     /// From now on what the client says inside the stream is read and written down, in another thread.
-    pub fn listen(&self) {
+    pub fn listen(&mut self) {
         let mut ear = Session {
             socket: self.socket.try_clone().expect("share a connection"),
             identity: self.identity.clone(),
             heard: Arc::clone(&self.heard),
             number: self.number,
+            ear: None,
         };
-        std::thread::spawn(move || while ear.hear_status().is_ok() {});
+        self.ear = Some(std::thread::spawn(move || while ear.hear_status().is_ok() {}));
     }
 
     fn hear_status(&mut self) -> io::Result<()> {
@@ -255,6 +260,10 @@ impl Session {
 
     /// Says nothing more, and waits until the client hangs up.
     pub fn hear_out(&mut self) -> io::Result<()> {
+        if let Some(ear) = self.ear.take() {
+            ear.join().expect("what a client says is understood");
+            return Ok(());
+        }
         let mut unheard = [0; 4096];
         while self.socket.read(&mut unheard)? > 0 {}
         Ok(())
