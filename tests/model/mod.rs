@@ -78,15 +78,6 @@ pub fn is_zero(bytes: &[u8]) -> bool {
         .all(|chunk| chunk == &ZEROS[..chunk.len()])
 }
 
-/// Makes it so long, with zeros; in chunks, for the same reason.
-pub fn resize(bytes: &mut Vec<u8>, length: usize) {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    bytes.truncate(length);
-    while bytes.len() < length {
-        bytes.extend_from_slice(&ZEROS[..ZEROS.len().min(length - bytes.len())]);
-    }
-}
-
 /// The end of the last byte that is not zero.
 pub fn content_end(bytes: &[u8]) -> usize {
     let mut end = bytes.len();

@@ -5,8 +5,6 @@
 
 use fastrand::Rng;
 
-use super::resize;
-
 const LONG_HEADER: u64 = 40;
 const SHORT_HEADER: u64 = 24;
 const RECORD_HEADER: usize = 24;
@@ -566,5 +564,14 @@ pub fn magic(version: u16) -> u16 {
         17 => 0xD116,
         18 => 0xD118,
         _ => 0xD121,
+    }
+}
+
+/// Makes it so long, with zeros; in chunks, for the same reason.
+pub fn resize(bytes: &mut Vec<u8>, length: usize) {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    bytes.truncate(length);
+    while bytes.len() < length {
+        bytes.extend_from_slice(&ZEROS[..ZEROS.len().min(length - bytes.len())]);
     }
 }

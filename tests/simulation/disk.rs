@@ -11,7 +11,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use crate::model::{Rng, resize};
+use crate::model::Rng;
+use crate::model::wal::resize;
 
 const SECTOR: usize = 512;
 

@@ -6,8 +6,9 @@ use fastrand::Rng;
 use walring::core::lsn::Lsn;
 
 use crate::model::truth::Truth;
+use crate::model::wal::resize;
 use crate::model::wal::{Shape, Wal};
-use crate::model::{START, resize, segment_size};
+use crate::model::{START, segment_size};
 
 /// The WAL of one timeline, with what it has of the timelines before it.
 pub struct Timeline {
