@@ -149,7 +149,7 @@ fn a_directory_ahead_of_the_server_is_an_error_and_stays_as_it_is() {
     let exit = walring(&rewound, &archive, &["-n"]).finish();
     assert_eq!(exit.code, Some(1), "{exit:#?}");
     assert!(
-        exit.has_line_with(&["error: ", "is ahead of the WAL flush position of this server"]),
+        exit.has_line_with(&["error: ", "the server is behind what is stored: its WAL ends at"]),
         "{exit:#?}"
     );
     let after: Vec<_> = archive

@@ -121,6 +121,20 @@ pub(super) struct Timers {
     pub(super) status_due: bool,
 }
 
+impl Timers {
+    fn begin(now: Duration, status_due: bool) -> Timers {
+        Timers {
+            last_status: None,
+            last_arrival: now,
+            heard: now,
+            listening: now,
+            waited: Duration::ZERO,
+            pinged: false,
+            status_due,
+        }
+    }
+}
+
 impl Receiver {
     /// A stream that begins at `config.start`. If that is not a block's start, the first slot must hold
     /// what the file holds of the block before it, see [`Receiver::prefix`].
@@ -140,16 +154,8 @@ impl Receiver {
         );
         let start = config.start;
         let segment = config.segment_size.segment_of(start);
-        let timers = Timers {
-            last_status: None,
-            last_arrival: now,
-            heard: now,
-            listening: now,
-            waited: Duration::ZERO,
-            pinged: false,
-            // What is compared first comes at once, and then there is something to say.
-            status_due: !overlap.is_open(),
-        };
+        // What is compared first comes at once, and then there is something to say.
+        let timers = Timers::begin(now, !overlap.is_open());
         let base = Lsn(start.0 / config.block * config.block);
         let looks_from = start.advanced_by(overlap.length());
         let inspection = Inspection::new(config.decoder.take(), looks_from);

@@ -33,11 +33,12 @@ use crate::core::wal::decoder::Expected;
 use crate::core::wal::fault::Fault;
 use crate::error::{Error, Result};
 use crate::ring::buffer::Slots;
+use crate::ring::contract::{Ended, Shared, Watch};
 use crate::ring::durable;
 use crate::ring::segment::{Place, Segments};
 use crate::ring::setup::{SLOTS, WINDOW};
 use crate::ring::stop::Stop;
-use crate::ring::stream::{self, Ended, Shared, Watch};
+use crate::ring::stream;
 
 /// Servers from here on tell where a replication slot starts.
 const TELLS_SLOT_POSITION: u32 = 150_000;
@@ -122,13 +123,14 @@ impl Receiving<'_> {
         self.directory.check_presence()?;
         self.sync_what_lies_here().await?;
         let server = self.ask_server(connection).await?;
-        let files = self.directory.scan(server.segment_size)?;
+        let mut files = self.directory.scan(server.segment_size)?;
         self.directory.check_system_identifier(
             &files,
             server.identity.system_identifier,
             server.segment_size,
         )?;
         let plan = self.find_start(connection, &server, &files).await?;
+        files.retain(|file| !plan.set_aside.contains(&file.name(server.segment_size)));
         let mut from = self.go_on(connection, &server, &files, &plan).await?;
         let timeline = from.position.timeline;
         debug!("starting log streaming at {} (timeline {timeline})", from.end());

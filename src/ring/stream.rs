@@ -27,24 +27,22 @@ use bytes::BytesMut;
 use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
 
-use super::buffer::Slots;
+use super::contract::{Ended, Shared};
 use super::durable::{self, Failed};
 use super::flight::{Flight, NameOrder, Naming, Syncing, Writing};
 use super::link::Link;
 use super::op;
 use super::segment::{NameChange, Segments};
 use super::shown::{POSTGRES_EPOCH_US, Shown, unix_us};
-use super::stop::Stop;
 use super::timer::Timer;
-use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize};
+use crate::core::lsn::{SegmentNumber, SegmentSize};
 use crate::core::measure::Measure;
 use crate::core::message::{COPY_DONE, Status};
-use crate::core::order::{Ask, Config, Ending, Output, Write};
+use crate::core::order::{Ask, Config, Output, Write};
 use crate::core::receiver::Receiver;
-use crate::core::spin::{Spin, SpinLimit};
+use crate::core::spin::Spin;
 use crate::core::spread::HEADS_LENGTH;
-use crate::core::telemetry::{Recorder, Telemetry};
-use crate::core::wal::decoder::Decoder;
+use crate::core::telemetry::Recorder;
 use crate::core::writes::Slot;
 use crate::error::{Error, Result, system_text};
 
@@ -53,50 +51,6 @@ const LINGER: Duration = Duration::from_millis(10);
 
 /// Signals and background tasks are looked after at least so often while the thread does not sleep.
 const LONGEST_UNPARKED: Duration = Duration::from_millis(20);
-
-/// What a stream shows while it runs.
-pub trait Watch {
-    /// So much arrived, and so far the server is; `elapsed` since the stream began.
-    fn progress(&mut self, elapsed: Duration, received: Lsn, server_end: Lsn);
-    /// A segment is complete up to `end`.
-    fn finished(&mut self, end: Lsn);
-    /// The server sent a notice (a NoticeResponse without its head).
-    fn notice(&mut self, body: &[u8]);
-}
-
-/// What outlives a stream.
-pub struct Shared<'a> {
-    /// The memory.
-    pub slots: &'a mut Slots,
-    /// What other threads see.
-    pub telemetry: &'a Telemetry,
-    /// The operator's wish.
-    pub stop: &'a Stop,
-    /// How a durable write is made.
-    pub durable_method: durable::Method,
-    /// Whether waiting for the next commit is worth a processor.
-    pub spin: SpinLimit,
-    /// What the operator sees.
-    pub watch: &'a mut dyn Watch,
-}
-
-/// How a stream ended.
-pub struct Ended {
-    /// Why.
-    pub ending: Ending,
-    /// Where.
-    pub received: Lsn,
-    /// The socket, still open.
-    pub socket: OwnedFd,
-    /// What was read from it and belongs to whoever runs commands next.
-    pub unread: BytesMut,
-    /// So many bytes of these and those to come are the rest of a message.
-    pub missing: u64,
-    /// The partial that stays.
-    pub partial: Option<String>,
-    /// What looked at the log, where the next stream can go on.
-    pub decoder: Option<Decoder>,
-}
 
 /// Receives one stream until it ends. `socket` is in blocking mode; `early` are bytes of the stream
 /// that were read from it already. An error is one of the disk's, after which nothing more may be
