@@ -102,35 +102,6 @@ fn a_start_goes_on_behind_the_last_record() {
 }
 
 #[test]
-fn the_rest_of_a_record_whose_beginning_was_moved_away_is_received_again() {
-    let wal = crossing();
-    let mut directory = Directory::of(&wal);
-    let (first, _) = directory.0.pop_first().expect("a complete segment");
-    assert!(!first.ends_with(".partial"));
-    let second = wal.start() + segment_size().bytes();
-    assert_eq!(
-        directory.goes_on(&wal),
-        second,
-        "no CRC tells whether all of it is there"
-    );
-}
-
-#[test]
-fn without_such_a_rest_a_partial_alone_is_gone_on_with() {
-    let mut wal = Wal::empty(1, Shape::default());
-    wal.switch();
-    for _ in 0..20 {
-        wal.commit();
-    }
-    let mut directory = Directory::of(&wal);
-    directory.0.pop_first().expect("a complete segment");
-    assert_eq!(
-        directory.goes_on(&wal).next_multiple_of(8),
-        wal.end().next_multiple_of(8)
-    );
-}
-
-#[test]
 fn a_record_that_was_left_half_written_is_received_again() {
     let mut wal = Wal::empty(1, Shape::default());
     wal.commit();

@@ -4,7 +4,7 @@
 //! lies behind may be a record that was cut, bytes of an earlier use of the file, or garbage: it is
 //! received again. So is a record that the server left half-written when it died, and replaced: nothing in the log tells
 //! whether its bytes are all there. The segment before is read, too, so that the record that crosses into the partial
-//! is checked like any other; where that segment was moved away, the partial is received from its beginning.
+//! is checked like any other. Where that segment was moved away, or never was here, the rest of such a record is believed.
 
 use std::io::{self, Read};
 
@@ -12,7 +12,6 @@ use super::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
 use super::start::{Case, Encoding, Position, SegmentFile, Stage, StartPlan};
 use super::wal::decoder::{Decoder, Depth, Event, Expected};
 use super::wal::fault::Fault;
-use super::wal::page::LONG_HEADER;
 use crate::error::{Error, Result};
 
 /// Bytes of a record in parts that are kept: enough to tell a commit and its time.
@@ -148,9 +147,6 @@ fn resume(
     let name = partial.name(size);
     let failed = |error: io::Error| stored.failed_read(&name, &error);
     let mut decoder = at_start.clone();
-    if begins_in_rest(&at_start, stored, &name)? {
-        return Ok(from_start(at_start));
-    }
     let walked = walk(&mut decoder, stored.open(&name)?, size.end_of(segment)).map_err(failed)?;
     let mut end = decoder.verified();
     // Complete, but for its name: the last record is received again, and the name is changed then.
@@ -168,15 +164,6 @@ fn resume(
         true => Resumed { decoder, end },
         false => from_start(at_start),
     })
-}
-
-/// Whether the file begins with the rest of a record whose beginning is not here: the segment before was moved away.
-/// Nothing tells whether the bytes of that rest are all there.
-fn begins_in_rest(at_start: &Decoder, stored: &impl Stored, name: &str) -> Result<bool> {
-    let mut decoder = at_start.clone();
-    let header_end = decoder.position().advanced_by(LONG_HEADER as u64);
-    walk(&mut decoder, stored.open(name)?, header_end).map_err(|error| stored.failed_read(name, &error))?;
-    Ok(decoder.is_in_rest())
 }
 
 /// A decoder at the start of `segment` that knows the record which crosses into it, if the segments are
