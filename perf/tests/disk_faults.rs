@@ -77,6 +77,9 @@ fn what_a_failed_write_left_in_the_page_cache_is_not_taken_for_stored() {
         return;
     };
     fail(&bench, WRITES_FAIL, "--buffered");
+    // The system tells once that something was not written; then it knows nothing of it.
+    let told = Process::spawn(bench.receiver(&bench.archive(), &["--synchronous", "--buffered"])).finish();
+    assert_eq!(told.code, Some(1), "{told:#?}");
     let receiver = receiving(&bench, &["--synchronous", "--buffered"]);
     let then = now_ns();
     drop(receiver);
