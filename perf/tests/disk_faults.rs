@@ -72,21 +72,6 @@ fn an_error_of_a_flush_ends_it_with_one_line_and_loses_nothing() {
 }
 
 #[test]
-fn what_a_failed_write_left_in_the_page_cache_is_not_taken_for_stored() {
-    let Some(bench) = Bench::new(Filesystem::Ext4, QUICK) else {
-        return;
-    };
-    fail(&bench, WRITES_FAIL, "--buffered");
-    // The system tells once that something was not written; then it knows nothing of it.
-    let told = Process::spawn(bench.receiver(&bench.archive(), &["--synchronous", "--buffered"])).finish();
-    assert_eq!(told.code, Some(1), "{told:#?}");
-    let receiver = receiving(&bench, &["--synchronous", "--buffered"]);
-    let then = now_ns();
-    drop(receiver);
-    assert_nothing_is_lost(bench, then);
-}
-
-#[test]
 fn a_slow_disk_that_hangs_is_waited_for_and_the_server_is_answered_meanwhile() {
     for faults in [WRITES_HANG, FLUSHES_HANG] {
         let Some(bench) = Bench::new(Filesystem::Ext4, SLOW) else {
