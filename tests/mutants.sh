@@ -30,7 +30,7 @@ mkdir -p "$tree/src"
 dependency() { sed -n "/^\[dependencies\]/,/^\[dev/s/^$1 = /&/p" Cargo.toml; }
 {
     printf '[package]\nname = "walring"\nversion = "0.0.0"\nedition = "2024"\n\n[dependencies]\n'
-    for name in bytes crc32c fastrand hdrhistogram; do dependency $name; done
+    for name in bytes crc32c fastrand hdrhistogram libc; do dependency $name; done
     printf '\n[profile.dev]\nopt-level = 1\ndebug = false\n\n[profile.dev.package."*"]\nopt-level = 3\n\n[workspace]\n'
 } >"$tree/Cargo.toml"
 cp Cargo.lock "$tree/"

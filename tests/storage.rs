@@ -121,7 +121,8 @@ fn what_waits_for_room_tells_so_once_and_keeps_its_directory() {
         exit.stderr.iter().filter(has_all).count()
     };
     let told = count(&["error: ", FULL]);
-    assert!((1..=2).contains(&told), "{exit:#?}");
+    // Each time it waits, what it had begun of the next segments goes, and leaves room for fewer of them.
+    assert!((1..=5).contains(&told), "{exit:#?}");
     assert_eq!(count(&["there is room in directory"]), told, "{exit:#?}");
     archive.assert_holds(&server, 1, end);
 }
