@@ -411,7 +411,8 @@ verify_nothing_besides() {
 # ---------------------------------------------------------------------------------------------------------
 # Results
 
-# What the tables are is said in report.py.
+# What the tables and percentiles are is said in report.py.
+latencies() { python3 "$perf_dir/report.py" latencies "$@"; }
 table() { python3 "$perf_dir/report.py" table "$1"; }
 
 # alternate ROUND NAME...: the names in this order in odd rounds, in the opposite one in even rounds, so that

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Numbers for the benchmark scripts.
+"""Numbers for the scripts.
 
+report.py latencies FILE...   pgbench's per-transaction logs: count, then mean, p50, p99, p99.9 and max in
+                              milliseconds, one line, tab separated. Percentiles are exact (nearest rank).
 report.py table FILE          runs to a Markdown table. FILE is tab separated: a header line `case program METRIC...`,
                               then one for each run. Cells are medians (smallest to largest); $BASELINE is the
                               program that others are compared with, pg_receivewal if it is not set.
 """
 
 import csv
+import math
 import os
 import statistics
 import sys
@@ -47,8 +50,28 @@ def table(path):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def percentile(ascending, share):
+    return ascending[max(math.ceil(share * len(ascending)), 1) - 1]
+
+
+def latencies(paths):
+    """A log line is: client, transaction, latency in microseconds, script, epoch seconds, microseconds."""
+    milliseconds = []
+    for path in paths:
+        with open(path, encoding="ascii") as log:
+            milliseconds.extend(int(line.split()[2]) / 1000 for line in log)
+    if not milliseconds:
+        sys.exit("report.py: no transaction in the logs")
+    milliseconds.sort()
+    results = [statistics.fmean(milliseconds)]
+    results += [percentile(milliseconds, share) for share in (0.5, 0.99, 0.999, 1)]
+    return "\t".join([str(len(milliseconds))] + [f"{value:.4f}" for value in results])
+
+
 def main():
     match sys.argv[1:]:
+        case ["latencies", *paths] if paths:
+            print(latencies(paths))
         case ["table", path]:
             print(table(path))
         case _:
