@@ -6,9 +6,13 @@
 //! everything else that was written until then, each write may be there, or not, or in part: the disk tears
 //! writes at 512 bytes, so of a torn one each sector may be there or not. Of several writes of one sector any may have been the
 //! last that got there. A command that failed has done nothing; a flush that failed has kept nothing.
+//!
+//! That is harder than ext4 can bear in one place: its superblock, of two sectors with one checksum, is read before the journal
+//! that would mend it. One that was torn must be mended by `e2fsck`, as by any operator ([`mend`]).
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +26,9 @@ pub use super::log::now_ns;
 
 /// What a disk writes in one piece.
 const SECTOR: u64 = 512;
+
+/// Where ext4's superblock is: two sectors.
+const SUPERBLOCK: Range<u64> = 1024..2048;
 
 /// A disk's log, read.
 #[derive(Debug)]
@@ -51,6 +58,14 @@ struct Write {
     length: u64,
     /// Where its content is in the log; `None`: it is zeros.
     content: Option<usize>,
+}
+
+impl Write {
+    /// How many bytes of a place on the disk a part of this write changes.
+    fn reach(&self, begin: u64, end: u64, place: &Range<u64>) -> u64 {
+        let (begin, end) = (self.offset + begin, self.offset + end);
+        end.min(place.end).saturating_sub(begin.max(place.start))
+    }
 }
 
 impl Recording {
@@ -196,8 +211,8 @@ impl<'a> Crash<'a> {
         Ok(())
     }
 
-    /// Writes an image of this point to a new file.
-    pub fn image(&self, fate: Fate, path: &Path) -> Result<(), Error> {
+    /// Writes an image of this point to a new file. Gives whether that tore what ext4 must find whole, its superblock.
+    pub fn image(&self, fate: Fate, path: &Path) -> Result<bool, Error> {
         // By the program, which keeps the holes.
         run("cp", &[&"--sparse=always", &self.durable_path, &path]).map_err(Error::Failed)?;
         let failed = |error: io::Error| Error::Failed(format!("could not make an image: {error}"));
@@ -205,9 +220,9 @@ impl<'a> Crash<'a> {
         self.apply_pending(fate, &image).map_err(failed)
     }
 
-    fn apply_pending(&self, fate: Fate, image: &File) -> io::Result<()> {
+    fn apply_pending(&self, fate: Fate, image: &File) -> io::Result<bool> {
         let (mut chance, keep) = match fate {
-            Fate::Lost => return Ok(()),
+            Fate::Lost => return Ok(false),
             Fate::Kept => (fastrand::Rng::new(), 1.0),
             Fate::Chance(seed) => {
                 let mut chance = fastrand::Rng::with_seed(seed);
@@ -215,18 +230,24 @@ impl<'a> Crash<'a> {
                 (chance, keep)
             }
         };
+        let mut torn = false;
         for (_, write) in &self.pending {
+            let reached = |begin, end| write.reach(begin, end, &SUPERBLOCK);
             if matches!(fate, Fate::Chance(_)) && chance.u8(..4) == 0 {
+                let (mut kept, all) = (0, reached(0, write.length));
                 let sectors = (0..write.length).step_by(SECTOR as usize);
                 for begin in sectors.filter(|_| chance.bool()) {
                     let end = (begin + SECTOR).min(write.length);
                     apply(image, self.recording, write, begin, end)?;
+                    kept += reached(begin, end);
                 }
+                torn = if kept == 0 { torn } else { kept < all };
             } else if keep >= 1.0 || chance.f64() < keep {
                 apply(image, self.recording, write, 0, write.length)?;
+                torn &= reached(0, write.length) == 0;
             }
         }
-        Ok(())
+        Ok(torn)
     }
 }
 
@@ -244,6 +265,12 @@ fn apply(image: &File, recording: &Recording, write: &Write, begin: u64, end: u6
             )?)
         }
     }
+}
+
+/// Mends an ext4 whose superblock was torn, from a copy and the journal. Whether that worked, mounting tells:
+/// `e2fsck` fails also when it has mended all that was wrong.
+pub fn mend(image: &Path) {
+    let _ = run("e2fsck", &[&"-f", &"-y", &image]);
 }
 
 /// An image, mounted as after a crash: the file system recovers. Unmounted when it goes out of scope.
@@ -299,6 +326,11 @@ mod tests {
 
     /// The first sectors' bytes, one for each, of the image at the point behind everything.
     fn sectors(record: impl FnOnce(&Image), fate: Fate) -> Vec<u8> {
+        left(record, fate).0
+    }
+
+    /// The same, and whether the superblock was torn.
+    fn left(record: impl FnOnce(&Image), fate: Fate) -> (Vec<u8>, bool) {
         let home = tempfile::tempdir().expect("a directory");
         let log = home.path().join("log");
         let image = Image::new(SIZE as u64, Some(Log::create(&log).expect("a log"))).expect("a disk");
@@ -307,10 +339,10 @@ mod tests {
         let mut crash = Crash::new(&recording, 1, home.path()).expect("a crash");
         crash.advance(recording.len()).expect("its end");
         let path = home.path().join("image");
-        crash.image(fate, &path).expect("an image");
+        let torn = crash.image(fate, &path).expect("an image");
         let content = std::fs::read(path).expect("the image");
         assert_eq!(content.len(), SIZE);
-        (0..8).map(|sector| content[sector * 512]).collect()
+        ((0..8).map(|sector| content[sector * 512]).collect(), torn)
     }
 
     fn write(image: &Image, byte: u8, sector: u64, sectors: usize) {
@@ -353,6 +385,25 @@ mod tests {
             image.flushed(flush).expect("its end");
         };
         assert_eq!(sectors(too_early, Fate::Lost)[0], 0);
+    }
+
+    #[test]
+    fn a_torn_superblock_is_told_and_only_that() {
+        let record = |image: &Image| {
+            write(image, 1, 0, 8);
+            flush(image);
+            write(image, 2, 0, 8);
+            write(image, 3, 1, 3);
+            write(image, 4, 4, 2);
+        };
+        let mut seen = [0; 2];
+        for seed in 0..256 {
+            let (sectors, torn) = left(record, Fate::Chance(seed));
+            assert_eq!(torn, sectors[2] != sectors[3], "seed {seed}: {sectors:?}");
+            seen[usize::from(torn)] += 1;
+        }
+        assert!(seen.iter().all(|&times| times > 10), "{seen:?}");
+        assert!(!left(record, Fate::Kept).1 && !left(record, Fate::Lost).1);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use walring_perf::disk::crash::{Crash, Fate, Mounted, Recording};
+use walring_perf::disk::crash::{Crash, Fate, Mounted, Recording, mend};
 use walring_perf::disk::{EdgeDisk, Error, Faults, Filesystem, Profile, Settings};
 
 use common::lsn::Lsn;
@@ -228,9 +228,17 @@ impl Recorded {
     fn look(&self, crash: &Crash<'_>, point: usize, fate: Fate, demand: Demand) -> Result<(), String> {
         let image = self.home.path().join("image");
         let _ = std::fs::remove_file(&image);
-        crash.image(fate, &image).map_err(|error| error.to_string())?;
-        let mounted = Mounted::mount(&image, self.filesystem, self.home.path().join("mounted"))
-            .map_err(|error| error.to_string())?;
+        let torn = crash.image(fate, &image).map_err(|error| error.to_string())?;
+        let mount = || Mounted::mount(&image, self.filesystem, self.home.path().join("mounted"));
+        let mounted = mount().or_else(|refused| match self.filesystem {
+            Filesystem::Ext4 if torn => {
+                println!("{fate:?} tore the superblock: e2fsck mends it");
+                mend(&image);
+                mount()
+            }
+            _ => Err(refused),
+        });
+        let mounted = mounted.map_err(|error| error.to_string())?;
         let directory = mounted.path().join("archive");
         let promised = acknowledged(&self.acknowledged, self.recording.until(point)).unwrap_or(self.first);
         let unsynced = demand == Demand::Acknowledged;
