@@ -39,6 +39,8 @@ pub enum Way {
 pub struct Trial {
     way: Way,
     file: Rc<File>,
+    /// Holds the lock. Not the ring's file: that the kernel lets go of only some time after a process was killed.
+    _lock: StdFile,
     path: PathBuf,
     /// Bytes in the file.
     size: u64,
@@ -61,19 +63,17 @@ impl Trial {
         // Processes of two containers may have the same number.
         let name = format!("{PREFIX}{}-{:08x}", std::process::id(), fastrand::u32(..));
         let path = directory.join(name);
-        let file = create(&path, way, size);
+        let created = create(&path, way, size).inspect_err(|error| {
+            // Without direct I/O the kernel creates the file before it finds that out.
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                let _ = std::fs::remove_file(&path);
+            }
+        });
+        let (file, lock) = created?;
         let trial = Trial {
             way,
-            file: match file {
-                Ok(file) => Rc::new(File::from_std(file)),
-                Err(error) => {
-                    // Without direct I/O the kernel creates the file before it finds that out.
-                    if error.kind() != io::ErrorKind::AlreadyExists {
-                        let _ = std::fs::remove_file(&path);
-                    }
-                    return Err(error);
-                }
-            },
+            file: Rc::new(File::from_std(file)),
+            _lock: lock,
             path,
             size,
             position: 0,
@@ -150,8 +150,8 @@ impl Drop for Trial {
     }
 }
 
-/// Creates the file, locked and allocated in full.
-fn create(path: &Path, way: Way, size: u64) -> io::Result<StdFile> {
+/// Creates the file, allocated in full, and opens it once more for its lock.
+fn create(path: &Path, way: Way, size: u64) -> io::Result<(StdFile, StdFile)> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600);
     if matches!(way, Way::Direct(_)) {
@@ -159,12 +159,13 @@ fn create(path: &Path, way: Way, size: u64) -> io::Result<StdFile> {
     }
     let file = options.open(path)?;
     // File systems without locks lose nothing but the leftovers' removal.
-    let _ = file.try_lock();
+    let lock = StdFile::open(path)?;
+    let _ = lock.try_lock();
     match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
         Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(size)?,
         other => other?,
     }
-    Ok(file)
+    Ok((file, lock))
 }
 
 /// One call to write and one to sync, in place as pg_receivewal makes them.
