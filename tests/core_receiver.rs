@@ -237,6 +237,18 @@ fn streaming_again_over_a_partial_segment_never_changes_what_it_holds() {
     }
 }
 
+/// Nothing was written or claimed, and the server hears that it is over.
+fn assert_untouched(world: &World) {
+    let touched = [Operation::Write, Operation::Sync, Operation::Names].map(|kind| world.count(kind));
+    assert_eq!(touched, [0, 0, 0]);
+    let mut claims = world
+        .statuses
+        .iter()
+        .map(|(_, status)| (status.flushed, status.written));
+    assert!(claims.all(|claim| claim == (Lsn::INVALID, Lsn::INVALID)));
+    assert!(world.copy_done.is_some(), "the server hears that it is over");
+}
+
 #[test]
 fn wal_that_is_not_what_is_stored_is_neither_written_nor_acknowledged() {
     for seed in seeds(60) {
@@ -256,14 +268,7 @@ fn wal_that_is_not_what_is_stored_is_neither_written_nor_acknowledged() {
         let end = world.end.as_ref().expect("ended");
         let found = matches!(end.ending, Ending::Diverged(found) if found == at(differs));
         assert!(found, "{:?}, expected {}", end.ending, at(differs));
-        let touched = [Operation::Write, Operation::Sync, Operation::Names].map(|kind| world.count(kind));
-        assert_eq!(touched, [0, 0, 0]);
-        let mut claims = world
-            .statuses
-            .iter()
-            .map(|(_, status)| (status.flushed, status.written));
-        assert!(claims.all(|claim| claim == (Lsn::INVALID, Lsn::INVALID)));
-        assert!(world.copy_done.is_some(), "the server hears that it is over");
+        assert_untouched(&world);
     }
 }
 
@@ -278,6 +283,27 @@ fn a_server_that_has_no_more_than_what_is_stored_is_told_so_without_a_write() {
     world.run_for(ms(6));
     assert_eq!(world.status().flushed, stream.end);
     assert_eq!(world.count(Operation::Write), 0);
+}
+
+#[test]
+fn a_stream_that_only_compares_ends_there_and_neither_writes_nor_claims() {
+    for seed in seeds(60) {
+        let _named_on_failure = Seed(seed);
+        let mut rng = Rng::new(seed + 3000);
+        let stream = random_stream(&mut rng, Finale::Silence);
+        let mut setup = random_setup(&mut rng, seed, POLICIES[seed as usize % 3]);
+        (setup.config.preserve_end, setup.config.named) = (at(rng.between(1, MIB)), true);
+        let mut stored = some_stored(&mut rng, &setup, &stream);
+        stored.push(stream.content[stored.len()]);
+        setup.config.stored = stored;
+        setup.config.only_compares = true;
+        setup.config.window += 2 * setup.config.block as usize;
+        let mut world = World::new(setup, &stream);
+        world.run_to_end(stream.clock + Duration::from_secs(600));
+        let end = world.end.as_ref().expect("ended");
+        assert!(matches!(end.ending, Ending::Same), "{:?}", end.ending);
+        assert_untouched(&world);
+    }
 }
 
 // ---- acknowledging ----

@@ -9,7 +9,7 @@ use std::io::Cursor;
 use model::segment_size;
 use model::wal::{Shape, Unit, Wal};
 use walring::core::lsn::{Lsn, Timeline};
-use walring::core::resume::{Stored, go_on};
+use walring::core::resume::{Resumed, Stored, go_on};
 use walring::core::start::{Facts, Position, SegmentFile, plan};
 use walring::core::wal::decoder::Expected;
 use walring::core::wal::fault::Fault;
@@ -54,6 +54,10 @@ impl Directory {
 
     /// Where a start goes on, with a server that is far ahead.
     fn goes_on(&self, wal: &Wal) -> u64 {
+        self.resumed(wal).decoder.position().0
+    }
+
+    fn resumed(&self, wal: &Wal) -> Resumed {
         let files: Vec<_> = self.0.iter().map(|(name, content)| file(name, content)).collect();
         let server = Position {
             lsn: Lsn(wal.end() + (1 << 30)),
@@ -71,8 +75,7 @@ impl Directory {
             timeline: Timeline(1),
             system_identifier: Some(wal.shape().system_identifier),
         };
-        let resumed = go_on(self, None, &files, &plan, expected).expect("a place");
-        resumed.decoder.position().0
+        go_on(self, None, &files, &plan, expected).expect("a place")
     }
 }
 
@@ -118,4 +121,43 @@ fn a_record_that_was_left_half_written_is_received_again() {
         "{place:X} lies behind {start:X}, and no CRC covers what is there"
     );
     assert!(place > wal.start());
+}
+
+#[test]
+fn only_where_its_beginning_is_not_here_a_rest_is_unproven() {
+    let wal = crossing();
+    let mut directory = Directory::of(&wal);
+    assert_eq!(directory.resumed(&wal).unproven, None);
+    let first = directory.0.pop_first().expect("a segment");
+    let start = segment_size()
+        .end_of(segment_size().segment_of(Lsn(wal.start())))
+        .0;
+    let behind = wal.records().iter().find(|record| record.start >= start);
+    let resumed = directory.resumed(&wal);
+    assert_eq!(resumed.unproven, Some(Lsn(behind.expect("a record").start)));
+    assert_eq!(
+        resumed.decoder.position().0.next_multiple_of(8),
+        wal.end().next_multiple_of(8)
+    );
+    // The beginning of the record alone is enough.
+    let (name, content) = first;
+    directory.0.insert(name, content);
+    assert_eq!(directory.resumed(&wal).unproven, None);
+}
+
+#[test]
+fn a_partial_that_begins_with_a_record_proves_itself() {
+    let mut wal = Wal::empty(1, Shape::default());
+    wal.commit();
+    wal.switch();
+    for _ in 0..20 {
+        wal.commit();
+    }
+    let mut directory = Directory::of(&wal);
+    directory.0.pop_first().expect("a segment");
+    assert_eq!(directory.resumed(&wal).unproven, None);
+    assert_eq!(
+        directory.goes_on(&wal).next_multiple_of(8),
+        wal.end().next_multiple_of(8)
+    );
 }

@@ -25,7 +25,7 @@ const SEEDS: u64 = 2000;
 const MANY: u64 = 1000;
 
 /// What has to happen in many lives, or nothing is shown.
-const HAPPENS: [&str; 20] = [
+const HAPPENS: [&str; 22] = [
     "a rename fails",
     "a sync fails",
     "a sync of the directory fails",
@@ -34,6 +34,7 @@ const HAPPENS: [&str; 20] = [
     "accident: SIGKILL",
     "accident: SIGTERM",
     "accident: the machine stops",
+    "compares, for the rest to",
     "connects again, after milliseconds",
     "finishes segment",
     "finishes segment and names the next",
@@ -42,6 +43,7 @@ const HAPPENS: [&str; 20] = [
     "network: dead",
     "network: silence",
     "no room for the next segment",
+    "operator: moves away",
     "server: has shut down",
     "the process ends with an error",
     "writes",

@@ -45,6 +45,8 @@ pub struct Config {
     /// nothing is written or claimed before that is done. With a block more it fits into a slot, and it
     /// lies in one segment.
     pub stored: Vec<u8>,
+    /// The stream is over once that was found the same: nothing is written or claimed.
+    pub only_compares: bool,
     /// What looks at the received log, at the end of `stored`; `None`: nothing does.
     pub decoder: Option<Decoder>,
     /// Before this position the first segment's file already holds bytes that must not be lost.
@@ -143,6 +145,8 @@ pub enum Ending {
     /// From here on the server's WAL is not what is stored: it is another log. Nothing was written or
     /// claimed.
     Diverged(Lsn),
+    /// The server has what is stored, and no more was asked. Nothing was written or claimed.
+    Same,
     /// The stream broke, or broke the protocol.
     Failed(Error),
 }
@@ -157,6 +161,7 @@ impl Ending {
                 | Ending::CopyDone
                 | Ending::Damaged(_)
                 | Ending::Diverged(_)
+                | Ending::Same
         )
     }
 }

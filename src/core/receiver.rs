@@ -30,6 +30,9 @@ use crate::error::Error;
 /// A link on which reads take longer than this is slow: there every byte is taken as it comes.
 const BRISK: Duration = Duration::from_millis(20);
 
+/// How libpq calls it, too, also where the connection was reset: then something of ours was unread.
+pub const HUNG_UP: &str = "could not receive data from WAL stream: server closed the connection unexpectedly";
+
 /// The slot that is received into.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
@@ -155,6 +158,10 @@ impl Receiver {
         let start = config.start;
         let segment = config.segment_size.segment_of(start);
         // What is compared first comes at once, and then there is something to say.
+        assert!(
+            overlap.is_open() || !config.only_compares,
+            "there is something to compare"
+        );
         let timers = Timers::begin(now, !overlap.is_open());
         let base = Lsn(start.0 / config.block * config.block);
         let looks_from = start.advanced_by(overlap.length());
@@ -370,9 +377,7 @@ impl Receiver {
     pub fn received(&mut self, now: Duration, count: usize, slot: &mut [u8], heads: &[u8; HEADS_LENGTH]) {
         (self.armed, self.cancelling) = (false, false);
         if count == 0 {
-            self.end(Ending::Failed(Error::connection(
-                "could not receive data from WAL stream: server closed the connection unexpectedly",
-            )));
+            self.end(Ending::Failed(Error::connection(HUNG_UP)));
         } else {
             self.timers.waited = now.saturating_sub(self.timers.heard);
             (self.timers.heard, self.timers.pinged) = (now, false);
@@ -551,6 +556,7 @@ impl Receiver {
                 self.end(Ending::Diverged(position));
             }
             Ok(_) if self.overlap.is_open() => {}
+            Ok(_) if self.config.only_compares => self.end(Ending::Same),
             Ok(count) => {
                 self.go_on_behind(self.config.start.advanced_by(self.overlap.length()));
                 return Some(&wal[count..]);
@@ -632,9 +638,10 @@ impl Receiver {
         }
     }
 
-    /// A window full of another log is not: it goes nowhere.
+    /// A window full of another log is not, nor one that was only compared: it goes nowhere.
     pub(super) fn is_window_full(&self) -> bool {
-        !self.carrying && !self.overlap.is_open() && self.framer.place() == self.window.limit
+        let is_written = !self.overlap.is_open() && !self.config.only_compares;
+        !self.carrying && is_written && self.framer.place() == self.window.limit
     }
 
     fn slot_length(&self) -> usize {

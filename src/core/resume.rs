@@ -4,7 +4,9 @@
 //! lies behind may be a record that was cut, bytes of an earlier use of the file, or garbage: it is
 //! received again. So is a record that the server left half-written when it died, and replaced: nothing in the log tells
 //! whether its bytes are all there. The segment before is read, too, so that the record that crosses into the partial
-//! is checked like any other. Where that segment was moved away, or never was here, the rest of such a record is believed.
+//! is checked like any other. Where that segment was moved away, or never was here, no CRC tells whether a crash left
+//! all of the rest of such a record: it is received again, once the server is known to have the same log. Until then nothing
+//! is written over, for the server may have been restored from its past.
 
 use std::io::{self, Read};
 
@@ -65,6 +67,7 @@ pub fn go_on(
     match left.filter(|left| left.serves(plan, expected.segment_size)) {
         Some(Left { decoder, .. }) => Ok(Resumed {
             end: decoder.position(),
+            unproven: None,
             decoder,
         }),
         None => resume(stored, files, plan, expected),
@@ -118,6 +121,9 @@ pub struct Resumed {
     pub decoder: Decoder,
     /// The end of what is stored and right.
     pub end: Lsn,
+    /// The partial begins with the rest of a record whose beginning is not here, and its first record begins there:
+    /// what lies before is to be received again.
+    pub unproven: Option<Lsn>,
 }
 
 /// How a stream goes on by what the files tell. `plan` is about the directory's newest file.
@@ -133,6 +139,7 @@ fn resume(
     let from_start = |decoder| Resumed {
         decoder,
         end: plan.lsn,
+        unproven: None,
     };
     if plan.case != Case::AtPartial {
         return Ok(from_start(at_start));
@@ -148,12 +155,15 @@ fn resume(
     let failed = |error: io::Error| stored.failed_read(&name, &error);
     let mut decoder = at_start.clone();
     let walked = walk(&mut decoder, stored.open(&name)?, size.end_of(segment)).map_err(failed)?;
+    let unproven = walked
+        .first_record
+        .filter(|_| walked.begins_with_rest && at_start.unfinished().is_none());
     let mut end = decoder.verified();
     // Complete, but for its name: the last record is received again, and the name is changed then.
     let is_complete = decoder.position() >= size.end_of(segment);
     let last = decoder.previous().filter(|&last| is_complete && last >= plan.lsn);
-    if let Some(limit) = [walked.unproven, last].into_iter().flatten().min() {
-        end = walked.unproven.map_or(end, |unproven| end.min(unproven));
+    if let Some(limit) = [walked.abandoned, last].into_iter().flatten().min() {
+        end = walked.abandoned.map_or(end, |abandoned| end.min(abandoned));
         decoder = at_start.clone();
         walk(&mut decoder, stored.open(&name)?, limit).map_err(failed)?;
     }
@@ -161,7 +171,11 @@ fn resume(
     let within = plan.lsn..size.end_of(segment);
     let goes_on = decoder.records() > at_start.records() && within.contains(&decoder.position());
     Ok(match goes_on {
-        true => Resumed { decoder, end },
+        true => Resumed {
+            decoder,
+            end,
+            unproven,
+        },
         false => from_start(at_start),
     })
 }
@@ -234,7 +248,11 @@ struct Walked {
     fault: Option<Fault>,
     /// Where the first record begins that was left half-written and replaced: of its bytes no CRC tells whether they
     /// are all there. Zero if it began before the first byte that was fed.
-    unproven: Option<Lsn>,
+    abandoned: Option<Lsn>,
+    /// The file's first page begins with the rest of a record.
+    begins_with_rest: bool,
+    /// Where the first record begins of those that end here.
+    first_record: Option<Lsn>,
 }
 
 /// Feeds the decoder from the file of its segment up to `end`, a fault, or the end of the file. After a
@@ -249,7 +267,7 @@ fn walk(decoder: &mut Decoder, mut file: impl Read, end: Lsn) -> io::Result<Walk
         if count == 0 {
             break;
         }
-        if let Err(fault) = feed(decoder, &buffer[..count], &mut walked.unproven) {
+        if let Err(fault) = feed(decoder, &buffer[..count], &mut walked) {
             decoder.rewind();
             walked.fault = Some(fault);
             break;
@@ -258,14 +276,20 @@ fn walk(decoder: &mut Decoder, mut file: impl Read, end: Lsn) -> io::Result<Walk
     Ok(walked)
 }
 
-fn feed(
-    decoder: &mut Decoder,
-    mut bytes: &[u8],
-    unproven: &mut Option<Lsn>,
-) -> std::result::Result<(), Fault> {
+fn feed(decoder: &mut Decoder, mut bytes: &[u8], walked: &mut Walked) -> std::result::Result<(), Fault> {
+    let size = decoder.expected().segment_size;
     while let Some(event) = decoder.next(&mut bytes)? {
-        if let Event::Abandoned(start) = event {
-            unproven.get_or_insert(start.unwrap_or(Lsn(0)));
+        match event {
+            Event::Abandoned(start) => {
+                walked.abandoned.get_or_insert(start.unwrap_or(Lsn(0)));
+            }
+            Event::Page(page, header) if size.offset_of(page) == 0 => {
+                walked.begins_with_rest = header.begins_with_rest();
+            }
+            Event::Page(..) => {}
+            Event::Record(record) => {
+                walked.first_record.get_or_insert(record.start);
+            }
         }
     }
     Ok(())

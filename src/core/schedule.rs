@@ -284,8 +284,8 @@ impl Receiver {
     }
 
     fn report_now(&mut self, now: Duration, reply_requested: bool) {
-        if self.overlap.is_open() {
-            // Perhaps it is another log: this one claims nothing of it.
+        if self.overlap.is_open() || self.config.only_compares {
+            // Perhaps it is another log, or not all of it is stored: this stream claims nothing of it.
             self.outputs.push_back(Output::Status(Status {
                 written: Lsn::INVALID,
                 flushed: Lsn::INVALID,

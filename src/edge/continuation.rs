@@ -32,6 +32,8 @@ pub struct Continuation {
     pub stored: Vec<u8>,
     /// What looks at the log, at the end of that.
     pub decoder: Decoder,
+    /// The segment's beginning, up to here, is to be received again first; see [`Resumed::unproven`].
+    pub unproven: Option<Lsn>,
 }
 
 impl Continuation {
@@ -50,6 +52,7 @@ impl Continuation {
             position,
             stored: Vec::new(),
             decoder: resume::fresh(server.expected(position.timeline), position.lsn),
+            unproven: None,
         }
     }
 }
@@ -64,11 +67,11 @@ impl Receiving<'_> {
         plan: &StartPlan,
     ) -> Result<Continuation> {
         let (left, expected) = (self.left.take(), server.expected(plan.timeline));
-        let Resumed { decoder, end } = resume::go_on(&self.directory, left, files, plan, expected)?;
+        let resumed = resume::go_on(&self.directory, left, files, plan, expected)?;
         if plan.rests_on_files() {
             let stored = Stored {
                 end: Position {
-                    lsn: end,
+                    lsn: resumed.end,
                     timeline: plan.timeline,
                 },
                 newest: newest_segment(server, plan),
@@ -82,18 +85,22 @@ impl Receiving<'_> {
                 Standing::ForkedEarlier { at, next } => {
                     return Err(self.forked_earlier(server, &stored, at, next));
                 }
-                Standing::Behind => return Err(self.behind(connection, server, end).await?),
+                Standing::Behind => return Err(self.behind(connection, server, resumed.end).await?),
                 Standing::Earlier => return Err(earlier(server, plan.timeline)),
                 Standing::Unrelated => return Err(unrelated(server, plan.timeline)),
             }
         }
-        self.overlap(server, plan, decoder)
+        self.overlap(server, plan, resumed)
     }
 
-    /// Goes back a little from the decoder's position within the partial, if it is within.
-    fn overlap(&self, server: &Server, plan: &StartPlan, decoder: Decoder) -> Result<Continuation> {
+    /// Goes back a little from the decoder's position within the partial, if it is within, but not behind what is
+    /// proven to be there.
+    fn overlap(&self, server: &Server, plan: &StartPlan, resumed: Resumed) -> Result<Continuation> {
+        let Resumed {
+            decoder, unproven, ..
+        } = resumed;
         let (size, end) = (server.segment_size, decoder.position());
-        let start = Lsn(end.0.saturating_sub(OVERLAP)).max(plan.lsn);
+        let start = Lsn(end.0.saturating_sub(OVERLAP)).max(unproven.unwrap_or(plan.lsn));
         let mut stored = vec![0; end.bytes_since(start) as usize];
         if !stored.is_empty() {
             let name = size.segment_of(start).file_name(plan.timeline, size) + ".partial";
@@ -108,6 +115,7 @@ impl Receiving<'_> {
             },
             stored,
             decoder,
+            unproven,
         })
     }
 

@@ -2,7 +2,6 @@
 //! as it takes.
 
 use std::future::Future;
-use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +13,13 @@ use super::cli::ReceiveOptions;
 use super::connection::Connection;
 use super::continuation::Continuation;
 use super::directory::Directory;
+use super::display::Display;
 use super::durable_method;
 use super::history;
-use super::logging::LogFormat;
 use super::observers::Observers;
 use super::patience::Patience;
-use super::progress_line::ProgressLine;
 use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
-use super::report::{log_notice, parse_error_response};
+use super::report::parse_error_response;
 use crate::core::demand::Durability;
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::core::order::{Config, Ending};
@@ -33,7 +31,7 @@ use crate::core::wal::decoder::Expected;
 use crate::core::wal::fault::Fault;
 use crate::error::{Error, Result};
 use crate::ring::buffer::Slots;
-use crate::ring::contract::{Ended, Shared, Watch};
+use crate::ring::contract::{Ended, Shared};
 use crate::ring::durable;
 use crate::ring::segment::{Place, Segments};
 use crate::ring::setup::{SLOTS, WINDOW};
@@ -45,9 +43,6 @@ const TELLS_SLOT_POSITION: u32 = 150_000;
 
 /// Once our side has ended, so long the server may take to end its own.
 const FAREWELL: Duration = Duration::from_millis(300);
-
-/// A server so far ahead is worth a progress line, in bytes.
-const WORTH_SHOWING: u64 = 16 << 20;
 
 /// What outlives a connection.
 pub struct Receiving<'a> {
@@ -84,6 +79,27 @@ pub struct Receiving<'a> {
 pub enum Outcome {
     /// The end position is reached, or the operator asked for the end.
     Finished,
+}
+
+/// How far a stream is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Until what is stored is found the same: nothing is written.
+    Same,
+    /// Behind this position.
+    Position(Lsn),
+    /// As far as the operator wants.
+    End,
+}
+
+/// What follows a stream.
+pub(super) enum Next {
+    /// The timeline that begins there.
+    Timeline(Position),
+    /// Any command: the stream went as far as it should.
+    Command,
+    /// The end.
+    Nothing,
 }
 
 /// What the server said before streaming began.
@@ -123,15 +139,14 @@ impl Receiving<'_> {
         self.directory.check_presence()?;
         self.sync_what_lies_here().await?;
         let server = self.ask_server(connection).await?;
-        let mut files = self.directory.scan(server.segment_size)?;
-        self.directory.check_system_identifier(
-            &files,
-            server.identity.system_identifier,
-            server.segment_size,
-        )?;
-        let plan = self.find_start(connection, &server, &files).await?;
-        files.retain(|file| !plan.set_aside.contains(&file.name(server.segment_size)));
-        let mut from = self.go_on(connection, &server, &files, &plan).await?;
+        let (mut files, mut from) = self.find_continuation(connection, &server).await?;
+        if let Some(end) = from.unproven {
+            if !self.receive_rest(connection, &server, &files, from, end).await? {
+                return Ok(Outcome::Finished);
+            }
+            self.sync_what_lies_here().await?;
+            (files, from) = self.find_continuation(connection, &server).await?;
+        }
         let timeline = from.position.timeline;
         debug!("starting log streaming at {} (timeline {timeline})", from.end());
         loop {
@@ -141,9 +156,9 @@ impl Receiving<'_> {
                 debug!("stopped log streaming at {} (timeline {timeline})", from.end());
                 return Ok(Outcome::Finished);
             }
-            let next = match self.stream(connection, &server, &files, from).await? {
-                Some(next) => next,
-                None => return Ok(Outcome::Finished),
+            let next = match self.stream(connection, &server, &files, from, Until::End).await? {
+                Next::Timeline(next) => next,
+                Next::Command | Next::Nothing => return Ok(Outcome::Finished),
             };
             debug!("switched to timeline {} at {}", next.timeline, next.lsn);
             from = Continuation::fresh(&server, next);
@@ -213,6 +228,24 @@ impl Receiving<'_> {
         })
     }
 
+    /// What is stored, and how a stream goes on from there.
+    async fn find_continuation(
+        &mut self,
+        connection: &mut Connection,
+        server: &Server,
+    ) -> Result<(Vec<SegmentFile>, Continuation)> {
+        let mut files = self.directory.scan(server.segment_size)?;
+        self.directory.check_system_identifier(
+            &files,
+            server.identity.system_identifier,
+            server.segment_size,
+        )?;
+        let plan = self.find_start(connection, server, &files).await?;
+        files.retain(|file| !plan.set_aside.contains(&file.name(server.segment_size)));
+        let from = self.go_on(connection, server, &files, &plan).await?;
+        Ok((files, from))
+    }
+
     async fn find_start(
         &self,
         connection: &mut Connection,
@@ -253,7 +286,7 @@ impl Receiving<'_> {
         Ok(slot.restart_lsn.map(|lsn| Position { lsn, timeline }))
     }
 
-    async fn fetch_history(&self, connection: &mut Connection, timeline: Timeline) -> Result<()> {
+    pub(super) async fn fetch_history(&self, connection: &mut Connection, timeline: Timeline) -> Result<()> {
         if history::is_known(&self.directory, timeline)? {
             return Ok(());
         }
@@ -261,30 +294,36 @@ impl Receiving<'_> {
         history::store(&self.directory, timeline, &history.file_name, &history.content)
     }
 
-    /// Streams one timeline; where the next one begins, unless that was the end.
-    async fn stream(
+    /// Streams one timeline, or a part of it.
+    pub(super) async fn stream(
         &mut self,
         connection: &mut Connection,
         server: &Server,
         files: &[SegmentFile],
         from: Continuation,
-    ) -> Result<Option<Position>> {
+        until: Until,
+    ) -> Result<Next> {
         let (position, end) = (from.position, from.end());
         let durable_method = self.durable_method().await;
         let slot = self.options.slot.as_deref();
         let start = connection.start_replication(slot, position.lsn, position.timeline);
         let answer = self.answer(start).await?;
         if let StartAnswer::EndOfTimeline { next, switch } = answer {
-            return next_timeline(position, next, switch, position.lsn).map(Some);
+            return next_timeline(position, next, switch, position.lsn).map(Next::Timeline);
         }
         let mut ended = self
-            .run_stream(connection, server, files, from, durable_method)
+            .run_stream(connection, server, files, from, durable_method, until)
             .await?;
-        self.left = ended.decoder.take().map(|decoder| Left {
+        // A stream that only compared has received nothing to go on from.
+        let decoder = ended.decoder.take().filter(|_| until != Until::Same);
+        self.left = decoder.map(|decoder| Left {
             timeline: position.timeline,
             decoder,
         });
         self.received_bytes += ended.received.bytes_since(end);
+        if until != Until::End && matches!(ended.ending, Ending::Same | Ending::EndPosition) {
+            return self.end_part(connection, ended).await;
+        }
         if let Some(name) = &ended.partial {
             info!("not renaming \"{name}\", segment is not complete");
         }
@@ -308,11 +347,13 @@ impl Receiving<'_> {
         files: &[SegmentFile],
         from: Continuation,
         durable_method: durable::Method,
+        until: Until,
     ) -> Result<Ended> {
         let Continuation {
             position,
             stored,
             decoder,
+            ..
         } = from;
         let mut segments = Segments::new(Place {
             directory: self.directory.path().to_owned(),
@@ -335,11 +376,15 @@ impl Receiving<'_> {
             Verify::Pages => Some(decoder.into_pages()),
             Verify::Off => None,
         };
-        let config = Config {
+        let mut config = Config {
             decoder,
             stored,
+            only_compares: until == Until::Same,
             ..self.config(server, position, left, files)
         };
+        if let Until::Position(end) = until {
+            config.end_position = Some(end);
+        }
         let mut display = Display::new(self.options, position, Arc::clone(&self.telemetry));
         let (socket, early) = connection.detach()?;
         let _held = self.patience.hold(&socket);
@@ -383,6 +428,7 @@ impl Receiving<'_> {
             start: position.lsn,
             backlog_end: server.identity.flushed,
             stored: Vec::new(),
+            only_compares: false,
             decoder: None,
             preserve_end: preserve_end(server.segment_size, position, left, files),
             named: left.is_some(),
@@ -423,7 +469,7 @@ impl Receiving<'_> {
         server: &Server,
         position: Position,
         ended: Ended,
-    ) -> Result<Option<Position>> {
+    ) -> Result<Next> {
         let Ended {
             ending,
             received,
@@ -433,7 +479,7 @@ impl Receiving<'_> {
             ..
         } = ended;
         match ending {
-            Ending::Stopped | Ending::EndPosition => {
+            Ending::Stopped | Ending::EndPosition | Ending::Same => {
                 connection.attach(socket, unread)?;
                 // All is safe and reported; hearing the server out only spares it a broken connection.
                 let farewell = async {
@@ -445,17 +491,15 @@ impl Receiving<'_> {
                     "stopped log streaming at {received} (timeline {})",
                     position.timeline
                 );
-                Ok(None)
+                Ok(Next::Nothing)
             }
             Ending::CopyDone | Ending::EndOfCopy => {
                 connection.attach(socket, unread)?;
                 match self.answer(connection.finish_streaming()).await? {
                     StreamEnd::EndOfTimeline { next, switch } => {
-                        next_timeline(position, next, switch, received).map(Some)
+                        next_timeline(position, next, switch, received).map(Next::Timeline)
                     }
-                    StreamEnd::Stopped | StreamEnd::Shutdown => Err(Error::connection(
-                        "replication stream was terminated before stop point",
-                    )),
+                    StreamEnd::Stopped | StreamEnd::Shutdown => Err(terminated()),
                 }
             }
             Ending::ServerError(body) => Err(parse_error_response(&body).in_context(STREAM_ENDED)),
@@ -469,57 +513,13 @@ impl Receiving<'_> {
     }
 }
 
+pub(super) fn terminated() -> Error {
+    Error::connection("replication stream was terminated before stop point")
+}
+
 fn unanswered(limit: Duration) -> Error {
     let seconds = limit.as_secs_f64();
     Error::connection(format!(
         "the server did not answer a command within the receive timeout of {seconds} seconds"
     ))
-}
-
-/// What the operator sees of a stream.
-struct Display {
-    line: ProgressLine,
-    timeline: Timeline,
-    start: Lsn,
-    shown: bool,
-    telemetry: Arc<Telemetry>,
-}
-
-impl Display {
-    fn new(options: &ReceiveOptions, position: Position, telemetry: Arc<Telemetry>) -> Display {
-        let terminal = options.log.format == LogFormat::Text && io::stderr().is_terminal();
-        let Position { lsn, timeline } = position;
-        Display {
-            line: ProgressLine::new(terminal),
-            timeline,
-            start: lsn,
-            shown: false,
-            telemetry,
-        }
-    }
-}
-
-impl Watch for Display {
-    fn progress(&mut self, elapsed: Duration, received: Lsn, server_end: Lsn) {
-        if server_end.bytes_since(received) > WORTH_SHOWING {
-            self.shown = true;
-            self.line.update(
-                elapsed,
-                received.bytes_since(self.start),
-                server_end.bytes_since(self.start),
-            );
-        } else if self.shown {
-            self.shown = false;
-            self.line.finish();
-        }
-    }
-
-    fn finished(&mut self, end: Lsn) {
-        self.telemetry.segments.increment();
-        debug!("finished segment at {end} (timeline {})", self.timeline);
-    }
-
-    fn notice(&mut self, body: &[u8]) {
-        log_notice(body);
-    }
 }

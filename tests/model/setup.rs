@@ -63,6 +63,7 @@ impl Setup {
                 start: START,
                 backlog_end: START,
                 stored: Vec::new(),
+                only_compares: false,
                 decoder: None,
                 preserve_end: START,
                 named: false,

@@ -93,6 +93,29 @@ impl Checks {
         self.proved = None;
     }
 
+    /// The start of the lowest segment that an operator leaves here: a partial, or the newest one.
+    pub fn first_that_stays(&self, disk: &Disk) -> Option<Lsn> {
+        let names = || disk.names().filter_map(Name::parse);
+        let partials = names().filter(|name| !name.is_complete);
+        let lowest = partials.map(|name| name.segment).min();
+        let first = lowest.or_else(|| names().map(|name| name.segment).max())?;
+        Some(segment_size().start_of(SegmentNumber(first)))
+    }
+
+    /// The finished segments that end there or before.
+    pub fn finished_before(&self, disk: &Disk, position: Lsn) -> Vec<String> {
+        let limit = segment_size().segment_of(position).0;
+        let is_before =
+            |name: &&str| Name::parse(name).is_some_and(|name| name.is_complete && name.segment < limit);
+        disk.names().filter(is_before).map(str::to_owned).collect()
+    }
+
+    /// What lies before has been moved away.
+    pub fn begins_at(&mut self, position: Lsn) {
+        self.origin = self.origin.map(|origin| origin.max(position));
+        self.proved = None;
+    }
+
     /// Bytes that are to be written: the server's or zeros, and nothing that the file has of the server's is lost.
     pub fn write(&self, timeline: u32, position: Lsn, bytes: &[u8], held: &[u8]) {
         let history = self.history.as_ref().expect("a history");

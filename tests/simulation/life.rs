@@ -10,6 +10,7 @@ use walring::error::Error;
 
 use super::network::{Closed, Link, Quality};
 use super::plan::{Accident, AccidentKind, Options, Plan};
+use super::session::Until;
 use super::stream::Stream;
 use super::world::{News, World};
 use crate::model::segment_size;
@@ -49,6 +50,7 @@ pub struct Life {
     pub(super) left: Option<Left>,
     wait: Duration,
     pub(super) has_received: bool,
+    pub(super) until: Until,
     accident: Option<Accident>,
     next_mishap: Option<Duration>,
     /// Since when nothing goes wrong any more.
@@ -75,6 +77,7 @@ impl Life {
             left: None,
             wait: Duration::ZERO,
             has_received: false,
+            until: Until::End,
             accident: None,
             next_mishap: Some(plan.first_mishap),
             calm_since: None,
@@ -319,6 +322,9 @@ impl Life {
         let world = &mut self.world;
         world.disk.kill();
         world.forget_events();
+        if world.rng.chance(self.plan.moves) {
+            world.move_away();
+        }
         if world.link.is_some() {
             while world.rng.chance(50) && world.link.as_ref().is_some_and(|link| link.heard_at().is_some()) {
                 world.hear();

@@ -70,6 +70,8 @@ pub struct Plan {
     mishap_ms: u64,
     durability: Durability,
     accidents: u64,
+    /// How often somebody moves finished segments away between two processes, in a hundred.
+    pub moves: u64,
 }
 
 impl Plan {
@@ -106,6 +108,7 @@ impl Plan {
             mishap_ms,
             durability,
             accidents: rng.pick(&[0, 50, 90]),
+            moves: rng.pick(&[0, 0, 60]),
         }
     }
 

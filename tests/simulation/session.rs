@@ -33,6 +33,18 @@ struct Continuation {
     /// What is stored from there on.
     stored: Vec<u8>,
     decoder: Decoder,
+    unproven: Option<Lsn>,
+}
+
+/// How far a stream is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Until what is stored is found the same; then the segment's beginning, up to there, is received again.
+    Same(Position, Lsn),
+    /// Behind the segment's beginning.
+    Rest(Lsn),
+    /// As far as it goes.
+    End,
 }
 
 /// The files of a directory, for those who read what is stored.
@@ -63,6 +75,17 @@ impl Life {
         }
         let seed = world.rng.next();
         world.link = Some(Link::new(self.plan.quality, seed));
+        self.until = Until::End;
+        let (files, from) = self.find_continuation()?;
+        if let Some(end) = from.unproven {
+            self.world.log.note("compares, for the rest to", end, 0);
+            self.until = Until::Same(from.position, end);
+        }
+        self.go_on(&files, from)
+    }
+
+    /// What is stored, and how a stream goes on from there.
+    fn find_continuation(&mut self) -> Result<(Vec<SegmentFile>, Continuation)> {
         self.sync_what_lies_here()?;
         let files = self.scan();
         self.check_system_identifier(&files);
@@ -71,17 +94,16 @@ impl Life {
         world.checks.begin(plan.lsn, files.is_empty());
         let left = self.left.take();
         let directory = Directory(&self.world.disk);
-        let Resumed { decoder, end } =
-            resume::go_on(&directory, left, &files, &plan, self.expected(plan.timeline))?;
+        let resumed = resume::go_on(&directory, left, &files, &plan, self.expected(plan.timeline))?;
         if !files.is_empty() {
             let stored = standing::Stored {
                 end: Position {
-                    lsn: end,
+                    lsn: resumed.end,
                     timeline: plan.timeline,
                 },
                 newest: files
                     .last()
-                    .map_or(segment_size().segment_of(end), |file| file.segment),
+                    .map_or(segment_size().segment_of(resumed.end), |file| file.segment),
             };
             match standing(&stored, segment_size(), self.server(), &self.server_history()) {
                 Standing::Covers => {}
@@ -91,8 +113,8 @@ impl Life {
                 other => panic!("the server lost nothing, and is taken for one that did: {other:?}"),
             }
         }
-        let from = self.overlap(&plan, decoder);
-        self.go_on(&files, from)
+        let from = self.overlap(&plan, resumed);
+        Ok((files, from))
     }
 
     fn server_history(&self) -> History {
@@ -105,9 +127,12 @@ impl Life {
     }
 
     /// As `edge::continuation`: the last stored bytes are received again and compared.
-    fn overlap(&self, plan: &start::StartPlan, decoder: Decoder) -> Continuation {
+    fn overlap(&self, plan: &start::StartPlan, resumed: Resumed) -> Continuation {
+        let Resumed {
+            decoder, unproven, ..
+        } = resumed;
         let end = decoder.position();
-        let start = Lsn(end.0.saturating_sub(OVERLAP)).max(plan.lsn);
+        let start = Lsn(end.0.saturating_sub(OVERLAP)).max(unproven.unwrap_or(plan.lsn));
         let name = segment_size()
             .segment_of(start)
             .file_name(plan.timeline, segment_size())
@@ -128,6 +153,7 @@ impl Life {
             },
             stored,
             decoder,
+            unproven,
         }
     }
 
@@ -251,6 +277,7 @@ impl Life {
             position: Position { lsn, ..next },
             stored: Vec::new(),
             decoder: resume::fresh(self.expected(next.timeline), lsn),
+            unproven: None,
         }
     }
 
@@ -276,6 +303,7 @@ impl Life {
             position,
             stored,
             decoder,
+            ..
         } = from;
         self.streams += 1;
         let options = &self.options;
@@ -300,10 +328,14 @@ impl Life {
             claims_flush: options.claims(),
             status_interval: options.status_interval,
             receive_timeout: Some(options.receive_timeout),
-            end_position: None,
+            end_position: match self.until {
+                Until::Rest(end) => Some(end),
+                Until::Same(..) | Until::End => None,
+            },
             start: position.lsn,
             backlog_end: world.primary.flushed,
             stored,
+            only_compares: matches!(self.until, Until::Same(..)),
             decoder,
             preserve_end: resume::preserve_end(segment_size(), position, left, files),
             named: left.is_some(),
@@ -320,6 +352,27 @@ impl Life {
         Ok(Stream::new(world, config, position.timeline.0, open, method))
     }
 
+    /// A part was received that was wanted first.
+    fn next_part(&mut self) -> Result<Option<Stream>> {
+        self.left = None;
+        let seed = self.world.rng.next();
+        self.world.link = Some(Link::new(self.plan.quality, seed));
+        match self.until {
+            Until::Same(position, end) => {
+                self.until = Until::Rest(end);
+                let from = self.begin_timeline(position);
+                let files = self.scan();
+                self.go_on(&files, from)
+            }
+            Until::Rest(_) => {
+                self.until = Until::End;
+                let (files, from) = self.find_continuation()?;
+                self.go_on(&files, from)
+            }
+            Until::End => panic!("a stream without an end position came to one"),
+        }
+    }
+
     /// What the end of a stream means; the next stream, if there is one.
     pub(super) fn follow(&mut self, timeline: u32, ended: Ended) -> Result<Option<Stream>> {
         let Ended {
@@ -328,13 +381,15 @@ impl Life {
             decoder,
         } = ended;
         self.world.log.note("a stream ends", received, timeline.into());
+        let decoder = decoder.filter(|_| !matches!(self.until, Until::Same(..)));
         self.left = decoder.map(|decoder| Left {
             timeline: Timeline(timeline),
             decoder,
         });
         self.has_received = true;
         match ending {
-            Ending::Stopped | Ending::EndPosition => Ok(None),
+            Ending::Same | Ending::EndPosition if !self.is_stopping => self.next_part(),
+            Ending::Same | Ending::Stopped | Ending::EndPosition => Ok(None),
             Ending::Damaged(fault) => panic!("what the server sent is called damaged: {fault}"),
             Ending::Diverged(at) => panic!("what the server sent again at {at} is not what is stored"),
             Ending::ServerError(_) => panic!("the server sent no error"),

@@ -104,6 +104,21 @@ impl World {
         }
     }
 
+    /// The operator moves finished segments away, as many as lie below every partial; the newest stays. From now on the
+    /// directory begins behind them.
+    pub fn move_away(&mut self) {
+        let Some(first) = self.checks.first_that_stays(&self.disk) else {
+            return;
+        };
+        for name in self.checks.finished_before(&self.disk, first) {
+            self.log.note("operator: moves away", first, 0);
+            if self.disk.remove(&name).is_err() {
+                return;
+            }
+        }
+        self.checks.begins_at(first);
+    }
+
     /// How long an operation of the disk takes.
     pub fn disk_latency(&mut self) -> Duration {
         Duration::from_micros(self.rng.between(self.disk_us.0, self.disk_us.1))
