@@ -39,7 +39,7 @@ use crate::core::lsn::{SegmentNumber, SegmentSize};
 use crate::core::measure::Measure;
 use crate::core::message::{COPY_DONE, Status};
 use crate::core::order::{Ask, Config, Output, Write};
-use crate::core::receiver::Receiver;
+use crate::core::receiver::{HUNG_UP, Receiver};
 use crate::core::spin::Spin;
 use crate::core::spread::HEADS_LENGTH;
 use crate::core::telemetry::Recorder;
@@ -350,7 +350,10 @@ impl Stream<'_> {
         if is_interruption(error) {
             self.core.receive_cancelled(now);
         } else {
-            let message = format!("could not receive data from WAL stream: {}", system_text(error));
+            let message = match error.kind() {
+                io::ErrorKind::ConnectionReset => HUNG_UP.to_owned(),
+                _ => format!("could not receive data from WAL stream: {}", system_text(error)),
+            };
             self.core.receive_failed(now, Error::connection(message));
         }
     }
