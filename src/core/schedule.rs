@@ -176,16 +176,10 @@ impl Receiver {
         if self.files.changing || self.ordered <= start {
             return;
         }
-        let background = self.demand.durability() == Durability::Background;
-        let complete_to = if background {
-            self.progress.written()
-        } else {
-            self.durable
-        };
         if !self.files.named {
             self.files.changing = true;
             self.outputs.push_back(Output::Name(segment));
-        } else if complete_to.min(self.completable()) >= end {
+        } else if self.durable.min(self.completable()) >= end {
             self.files.changing = true;
             self.outputs.push_back(Output::Finish {
                 segment,

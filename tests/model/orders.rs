@@ -196,13 +196,8 @@ impl World {
     fn finish(&mut self, segment: SegmentNumber, next: bool) {
         self.begin_change_of_names(segment);
         assert_eq!(self.disk.name(segment), Name::Partial);
-        let is_complete = if self.setup.config.durability == Durability::Background {
-            self.disk.written_end() >= segment_size().end_of(segment)
-        } else {
-            self.disk.is_segment_durable(segment)
-        };
         assert!(
-            is_complete,
+            self.disk.is_segment_durable(segment),
             "segment {segment:?} is finished before its bytes are there"
         );
         self.check_completion(segment);

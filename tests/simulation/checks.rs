@@ -29,8 +29,6 @@ pub struct Checks {
     proved: Option<(u32, Lsn)>,
     /// Whether the stream looks at records.
     pub looks_at_records: bool,
-    /// Whether a crash may have destroyed what was finished without a sync.
-    pub is_unsynced: bool,
 }
 
 /// A directory as a program sees it that knows nothing of how it was made.
@@ -239,9 +237,6 @@ impl Checks {
                 assert!(file == Some(&expected.as_bytes()), "{when}: {name} is not there");
             }
         }
-        if self.is_unsynced {
-            return;
-        }
         for name in listing.names() {
             self.check_file(&listing, history.timeline(name.timeline), name, when);
         }
@@ -290,7 +285,7 @@ impl Checks {
     }
 
     /// A name was changed: were the process killed now, whoever takes over would find no gap; and a segment that lost its
-    /// `.partial` is complete, and durable but for those that do without.
+    /// `.partial` is complete and durable.
     pub fn renamed(&self, disk: &Disk, to: &str) {
         let history = self.history.as_ref().expect("a history");
         let name = Name::parse(to).filter(|name| name.is_complete);
@@ -302,8 +297,10 @@ impl Checks {
                 disk.content(file) == truth,
                 "{to} is finished and not the server's"
             );
-            let is_durable = self.is_unsynced || disk.durable_content(file) == truth;
-            assert!(is_durable, "{to} is finished and not durable");
+            assert!(
+                disk.durable_content(file) == truth,
+                "{to} is finished and not durable"
+            );
         }
         let files = disk.names().map(|name| (name, &[][..])).collect();
         self.check_successor(

@@ -57,8 +57,6 @@ pub struct Life {
     pub(super) calm_since: Option<Duration>,
     complete_since: Option<Duration>,
     pub(super) is_stopping: bool,
-    /// What was finished without a sync may be lost: no more can be asked of such a directory.
-    is_lost: bool,
 }
 
 impl Life {
@@ -83,7 +81,6 @@ impl Life {
             calm_since: None,
             complete_since: None,
             is_stopping: false,
-            is_lost: false,
             world,
             plan,
         }
@@ -100,12 +97,6 @@ impl Life {
             self.step();
             if self.has_accident() {
                 self.happen();
-            }
-            if self.is_lost {
-                self.world
-                    .log
-                    .note("the life ends: not all of it was synced", None, 0);
-                return;
             }
             self.check_patience();
         }
@@ -308,7 +299,6 @@ impl Life {
                 self.world
                     .checks
                     .survives(&self.world.disk, &history, "after a crash");
-                self.is_lost = self.world.checks.is_unsynced;
             }
             (AccidentKind::Kill | AccidentKind::Stop, _) => {
                 self.world.log.note("accident: SIGKILL", None, 0);
@@ -347,7 +337,6 @@ impl Life {
         }
         (self.is_synced, self.left, self.wait, self.is_stopping) = (false, None, Duration::ZERO, false);
         self.has_received = false;
-        world.checks.is_unsynced |= self.options.durability == Durability::Background;
         if self.calm_since.is_none() {
             self.accident = self.plan.accident(&mut world.rng, world.log.now);
             world.disk.countdown = self.accident.as_ref().and_then(|accident| accident.countdown);
@@ -395,8 +384,6 @@ impl Life {
         }
         if !error.is_retryable() || self.is_stopping {
             world.log.note("the process ends with an error", None, 0);
-            // A sync may have failed of what has its name already.
-            self.is_lost |= world.checks.is_unsynced;
             return self.leave();
         }
         if std::mem::take(&mut self.has_received) {
