@@ -52,11 +52,14 @@ fn run(command: &Command) -> Result<()> {
         Command::Receive(options) => {
             descriptors::prepare()?;
             let runtime = setup::start()?;
-            runtime.block_on(async {
+            let received = runtime.block_on(async {
                 let stop = Stop::default();
                 stop_on_signals(&stop)?;
                 receive::receive(options, stop).await
-            })
+            });
+            // Dropping it would wait for a name that is still being looked up, which may take half a minute.
+            std::mem::forget(runtime);
+            received
         }
         Command::Probe(options) => {
             let runtime = setup::start().inspect_err(|refusal| probe::without_ring(options, refusal))?;

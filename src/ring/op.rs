@@ -176,11 +176,19 @@ pub fn set_low_water(socket: &OwnedFd, bytes: libc::c_int) {
     }
 }
 
-/// Asks the kernel to withdraw the operation in flight on the socket: a read, for nothing else waits
-/// there. The read itself reports what became of it.
+/// Asks the kernel to withdraw one operation in flight on the socket: the read, or a send if one waits there,
+/// too. The operation itself reports what became of it.
 pub fn cancel(socket: &Rc<OwnedFd>) -> InFlight<Rc<OwnedFd>> {
     let builder = types::CancelBuilder::fd(types::Fd(socket.as_raw_fd()));
     submit(Rc::clone(socket), opcode::AsyncCancel2::new(builder).build())
+}
+
+/// Whether an operation of the socket was withdrawn, or interrupted by a signal: nothing is wrong.
+pub fn is_interruption(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN)
+    )
 }
 
 /// A write of a part of a slot.

@@ -48,6 +48,11 @@ pub fn check_file(path: &Path, file: impl AsFd, bytes: u64) -> Result<()> {
     }
 }
 
+/// What was read a moment ago is not there any more when it is to be gone on with.
+pub fn removed(path: &str) -> Error {
+    gone(&format!("WAL file \"{path}\""), "was removed or renamed")
+}
+
 /// What is open, and what the path leads to, if to anything.
 fn look(path: &Path, open: impl AsFd) -> io::Result<(Stat, Option<Stat>)> {
     let open = rustix::fs::fstat(open)?;

@@ -73,6 +73,7 @@ pub async fn run(
         size,
         early,
         postponed: None,
+        awaits_file: false,
         timer: Timer::default(),
         began: Instant::now(),
         lingers: false,
@@ -108,6 +109,8 @@ struct Stream<'a> {
     early: BytesMut,
     /// An order that waits for its segment's file to be prepared.
     postponed: Option<Output>,
+    /// The disk has been asked for the file that it waits for.
+    awaits_file: bool,
     timer: Timer,
     began: Instant,
     /// Whether the last bytes came soon after they were waited for.
@@ -163,7 +166,9 @@ impl Stream<'_> {
                 changed |= self.stop_once();
             }
             while let Some(order) = self.next_order() {
-                if !self.carry_out(order)? {
+                let done = self.carry_out(order)?;
+                self.await_file(!done);
+                if !done {
                     changed |= self.poll_segments(cx);
                     break;
                 }
@@ -212,6 +217,16 @@ impl Stream<'_> {
                 .set_missing_room(self.segments.missing_room());
         }
         changed
+    }
+
+    /// Whether an order waits for the disk to prepare a file.
+    fn await_file(&mut self, waits: bool) {
+        match (self.awaits_file, waits) {
+            (false, true) => self.shared.telemetry.disk.asked(),
+            (true, false) => self.shared.telemetry.disk.answered(),
+            _ => {}
+        }
+        self.awaits_file = waits;
     }
 
     fn next_order(&mut self) -> Option<Output> {
@@ -312,16 +327,15 @@ impl Stream<'_> {
     // ---- results ----
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
-        if let Some(cancel) = &mut self.flight.cancel
-            && Pin::new(cancel).poll(cx).is_ready()
-        {
-            self.flight.cancel = None;
-        }
+        let cancelled = self.poll_cancel(cx);
         let Some((slot, receive)) = &mut self.flight.receive else {
             return false;
         };
         let slot = *slot;
         let Poll::Ready((result, reading)) = Pin::new(receive).poll(cx) else {
+            if cancelled {
+                self.cancel_again(cx);
+            }
             return false;
         };
         self.flight.receive = None;
@@ -345,9 +359,30 @@ impl Stream<'_> {
         true
     }
 
+    /// Whether the kernel has withdrawn something.
+    fn poll_cancel(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(cancel) = &mut self.flight.cancel else {
+            return false;
+        };
+        let cancelled = Pin::new(cancel).poll(cx).is_ready();
+        if cancelled {
+            self.flight.cancel = None;
+        }
+        cancelled
+    }
+
+    /// The read goes on: the kernel withdraws one operation of the socket, and it took a status that waits for a
+    /// server that does not listen.
+    fn cancel_again(&mut self, cx: &mut Context<'_>) {
+        if self.link.is_sending() {
+            self.flight.cancel = Some(self.link.cancel());
+            self.poll_cancel(cx);
+        }
+    }
+
     fn receive_failed(&mut self, error: &io::Error) {
         let now = self.now();
-        if is_interruption(error) {
+        if op::is_interruption(error) {
             self.core.receive_cancelled(now);
         } else {
             let message = match error.kind() {
@@ -604,11 +639,14 @@ impl Stream<'_> {
         if self.flight.receive.is_some() && self.flight.cancel.is_none() {
             self.flight.cancel = Some(self.link.cancel());
         }
+        let cancelled = self.poll_cancel(cx);
         if let Some((slot, receive)) = &mut self.flight.receive
             && let Poll::Ready((_, reading)) = Pin::new(receive).poll(cx)
         {
             self.shared.slots.put(*slot, reading.buffer);
             self.flight.receive = None;
+        } else if cancelled {
+            self.cancel_again(cx);
         }
         // The results of a stream that has failed do not count; those of one that has ended are in.
         for index in 0..self.flight.writes.len() {
@@ -648,14 +686,6 @@ impl Stream<'_> {
             decoder,
         })
     }
-}
-
-/// A read that was withdrawn, or interrupted by a signal.
-fn is_interruption(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN)
-    )
 }
 
 /// A write that takes nothing is one on a full disk.
