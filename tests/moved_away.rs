@@ -62,7 +62,7 @@ impl Left {
                 room if room > 25_000 => drop(message(5_000)),
                 _ => {
                     message(60_000);
-                    let end = server.write_wal(100);
+                    let end = server.write_wal(10);
                     server.wait_flushed(end);
                     let name = end.segment_name(1, size);
                     break u32::from_le_bytes(server.wal_file(&name)[16..20].try_into().expect("four bytes"));
@@ -195,4 +195,27 @@ fn a_server_restored_from_its_past_changes_nothing_of_a_partial_that_is_left_alo
         "{exit:#?}"
     );
     assert!(left.archive.contents() == held, "files were touched");
+}
+
+#[test]
+fn a_server_that_writes_all_the_time_is_not_taken_for_one_that_has_lost_something() {
+    let left = Left::by_a_receiver(ServerOptions::default().segment_mb(16));
+    // So little that the rest comes in one message with what was written since the server was asked how far it is.
+    let load = left.server.start_sql(
+        "do $$ begin for i in 1..200 loop \
+         perform pg_logical_emit_message(true, 'x', repeat('x', 50)); commit; perform pg_sleep(0.01); \
+         end loop; end $$",
+    );
+    let receiver = walring(
+        &left.server,
+        &left.archive,
+        &["-n", "-v", "--slot=archive", "--synchronous"],
+    );
+    load.finish().assert_success();
+    let end = left.server.flush_lsn();
+    left.server.wait_flushed(end);
+    let exit = receiver.stop();
+    exit.assert_success();
+    assert!(exit.has_line_with(&[AGAIN]), "{exit:#?}");
+    left.archive.assert_partial_holds(&left.server, 1, end);
 }

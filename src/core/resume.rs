@@ -19,6 +19,10 @@ use crate::error::{Error, Result};
 /// Bytes of a record in parts that are kept: enough to tell a commit and its time.
 pub const KEEP: usize = 512;
 
+/// So many bytes before the end of what is stored are received again and compared. They hold a commit
+/// with its time, or a checkpoint with its own, in all but strange logs.
+const OVERLAP: u64 = 8 << 10;
+
 /// Bytes read at once.
 const PORTION: usize = 128 << 10;
 
@@ -126,6 +130,15 @@ pub struct Resumed {
     pub unproven: Option<Lsn>,
 }
 
+impl Resumed {
+    /// Where the bytes begin that are received once more and compared: a little before the end, but within the partial
+    /// of the plan, and behind what is not proven.
+    pub fn compared_from(&self, plan: &StartPlan) -> Lsn {
+        let little = Lsn(self.decoder.position().0.saturating_sub(OVERLAP));
+        little.max(self.unproven.unwrap_or(plan.lsn))
+    }
+}
+
 /// How a stream goes on by what the files tell. `plan` is about the directory's newest file.
 fn resume(
     stored: &impl Stored,
@@ -176,7 +189,11 @@ fn resume(
             end,
             unproven,
         },
-        false => from_start(at_start),
+        // Of a single record, which is received again, the server must have all the same.
+        false => Resumed {
+            end: end.max(plan.lsn),
+            ..from_start(at_start)
+        },
     })
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The rules are those of pg_receivewal (`FindStreamingStart`), so that either tool can continue a directory of the
 //! other. The highest segment wins, then the highest timeline, then a complete file over a partial one: behind a
-//! complete segment streaming continues, a partial one is streamed again from its start. A directory without segments
-//! starts where the operator, the replication slot or the server says. Three things differ:
+//! complete segment streaming continues, a partial one is gone on with, where within it [`super::resume`] decides. A directory
+//! without segments starts where the operator, the replication slot or the server says. Three things differ:
 //!
 //! - A complete segment of the wrong size is skipped with pg_receivewal's warning, but streaming never starts past it
 //!   unless a good complete segment lies above: pg_receivewal would leave a gap, after nothing but a warning.

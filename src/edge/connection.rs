@@ -193,6 +193,11 @@ impl Connection {
         self.wire.skip(bytes).await
     }
 
+    /// Drops the next message of a stream; false if something else comes.
+    pub(crate) async fn skip_copy_data(&mut self) -> Result<bool> {
+        self.wire.skip_copy_data().await
+    }
+
     /// Says goodbye. Whether the server hears it does not matter: it notices the end in any case.
     pub async fn close(mut self) {
         let mut message = BytesMut::new();

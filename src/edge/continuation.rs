@@ -20,10 +20,6 @@ use crate::core::start::{Case, Position, SegmentFile, StartPlan};
 use crate::core::wal::decoder::Decoder;
 use crate::error::{Error, Result};
 
-/// So many bytes before the end of what is stored are received again and compared. They hold a commit
-/// with its time, or a checkpoint with its own, in all but strange logs.
-const OVERLAP: u64 = 8 << 10;
-
 /// How a stream goes on.
 pub struct Continuation {
     /// Where to ask from.
@@ -93,14 +89,13 @@ impl Receiving<'_> {
         self.overlap(server, plan, resumed)
     }
 
-    /// Goes back a little from the decoder's position within the partial, if it is within, but not behind what is
-    /// proven to be there.
+    /// Goes back a little within the partial, to what is compared first.
     fn overlap(&self, server: &Server, plan: &StartPlan, resumed: Resumed) -> Result<Continuation> {
+        let start = resumed.compared_from(plan);
         let Resumed {
             decoder, unproven, ..
         } = resumed;
         let (size, end) = (server.segment_size, decoder.position());
-        let start = Lsn(end.0.saturating_sub(OVERLAP)).max(unproven.unwrap_or(plan.lsn));
         let mut stored = vec![0; end.bytes_since(start) as usize];
         if !stored.is_empty() {
             let name = size.segment_of(start).file_name(plan.timeline, size) + ".partial";

@@ -26,7 +26,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// `text` or `json`; there is nothing more to say about anything else.
 /// Sends this process's log to standard error, from INFO on, or from DEBUG on if `verbose`. Call it once.
 pub fn init(program: &str, format: LogFormat, verbose: bool) {
     let subscriber = subscriber(program, format, verbose, StandardError);

@@ -36,7 +36,7 @@ impl Receiving<'_> {
         self.fetch_history(connection, timeline).await?;
         for (from, until) in [(from, Until::Same), (rest, Until::Position(end))] {
             match self.stream(connection, server, files, from, until).await? {
-                Next::Command => self.left = None,
+                Next::Command => {}
                 Next::Nothing => return Ok(false),
                 Next::Timeline(next) => {
                     return Err(Error::protocol(format!(
@@ -52,11 +52,10 @@ impl Receiving<'_> {
     /// The part that was wanted has come: the next command follows on the same connection.
     pub(super) async fn end_part(&self, connection: &mut Connection, ended: Ended) -> Result<Next> {
         connection.attach(ended.socket, ended.unread)?;
-        let end = async {
-            connection.skip(ended.missing).await?;
-            connection.finish_streaming().await
-        };
-        match self.answer(end).await? {
+        // What is under way on a slow link may take longer than the receive timeout, one message may not.
+        self.answer(connection.skip(ended.missing)).await?;
+        while self.answer(connection.skip_copy_data()).await? {}
+        match self.answer(connection.finish_streaming()).await? {
             StreamEnd::Stopped | StreamEnd::EndOfTimeline { .. } => Ok(Next::Command),
             StreamEnd::Shutdown => Err(terminated()),
         }

@@ -33,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::ring::buffer::Slots;
 use crate::ring::contract::{Ended, Shared};
 use crate::ring::durable;
+use crate::ring::presence;
 use crate::ring::segment::{Place, Segments};
 use crate::ring::setup::{SLOTS, WINDOW};
 use crate::ring::stop::Stop;
@@ -138,13 +139,15 @@ impl Receiving<'_> {
     pub async fn run(&mut self, connection: &mut Connection) -> Result<Outcome> {
         self.directory.check_presence()?;
         self.sync_what_lies_here().await?;
-        let server = self.ask_server(connection).await?;
+        let mut server = self.ask_server(connection).await?;
         let (mut files, mut from) = self.find_continuation(connection, &server).await?;
         if let Some(end) = from.unproven {
             if !self.receive_rest(connection, &server, &files, from, end).await? {
                 return Ok(Outcome::Finished);
             }
             self.sync_what_lies_here().await?;
+            // It may have sent more than it had when it was asked first.
+            server = self.ask_server(connection).await?;
             (files, from) = self.find_continuation(connection, &server).await?;
         }
         let timeline = from.position.timeline;
@@ -314,13 +317,15 @@ impl Receiving<'_> {
         let mut ended = self
             .run_stream(connection, server, files, from, durable_method, until)
             .await?;
-        // A stream that only compared has received nothing to go on from.
-        let decoder = ended.decoder.take().filter(|_| until != Until::Same);
+        // A part that came first does not know all that is stored.
+        let decoder = ended.decoder.take().filter(|_| until == Until::End);
         self.left = decoder.map(|decoder| Left {
             timeline: position.timeline,
             decoder,
         });
-        self.received_bytes += ended.received.bytes_since(end);
+        if until == Until::End {
+            self.received_bytes += ended.received.bytes_since(end);
+        }
         if until != Until::End && matches!(ended.ending, Ending::Same | Ending::EndPosition) {
             return self.end_part(connection, ended).await;
         }
@@ -366,6 +371,13 @@ impl Receiving<'_> {
         let left = segments.resume(position.lsn);
         self.telemetry.disk.answered();
         let left = left?;
+        if left.is_none() && !stored.is_empty() {
+            let name = server
+                .segment_size
+                .segment_of(position.lsn)
+                .file_name(position.timeline, server.segment_size);
+            return Err(presence::removed(&self.directory.path_of(&(name + ".partial"))));
+        }
         if self.options.synchronous && left.is_none() {
             segments
                 .prepare(&mut self.slots, server.identity.flushed.bytes_since(position.lsn))

@@ -95,6 +95,21 @@ impl Wire {
         Ok(())
     }
 
+    /// Drops the next message if it belongs to a stream. False: it does not, or the server hangs up.
+    pub async fn skip_copy_data(&mut self) -> Result<bool> {
+        while !self.holds_whole_message()? {
+            if !self.read_more().await? {
+                return Ok(false);
+            }
+        }
+        let is_of_stream = self.unread[0] == backend::COPY_DATA_TAG;
+        if is_of_stream {
+            let length = self.message_length().map_or(0, |length| length + 1);
+            let _ = self.unread.split_to(length);
+        }
+        Ok(is_of_stream)
+    }
+
     /// Waits for the next message; `None` if the server hangs up. Notices are logged here.
     pub async fn receive_or_end(&mut self) -> Result<Option<Incoming>> {
         loop {

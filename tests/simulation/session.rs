@@ -24,9 +24,6 @@ use super::stream::{Ended, Stream};
 use super::world::World;
 use crate::model::segment_size;
 
-/// So many bytes before the end of what is stored are received again and compared.
-const OVERLAP: u64 = 8 << 10;
-
 /// How a stream goes on.
 struct Continuation {
     position: Position,
@@ -128,11 +125,11 @@ impl Life {
 
     /// As `edge::continuation`: the last stored bytes are received again and compared.
     fn overlap(&self, plan: &start::StartPlan, resumed: Resumed) -> Continuation {
+        let start = resumed.compared_from(plan);
         let Resumed {
             decoder, unproven, ..
         } = resumed;
         let end = decoder.position();
-        let start = Lsn(end.0.saturating_sub(OVERLAP)).max(unproven.unwrap_or(plan.lsn));
         let name = segment_size()
             .segment_of(start)
             .file_name(plan.timeline, segment_size())
@@ -161,7 +158,6 @@ impl Life {
         if self.is_claimed() && !self.is_synced {
             let result = self.world.disk.sync_file_system();
             result.map_err(|_| Error::disk_broken("could not sync the file system"))?;
-            self.world.checks.is_unsynced = self.options.durability == Durability::Background;
         }
         self.is_synced = self.options.durability != Durability::Background;
         Ok(())
@@ -354,7 +350,6 @@ impl Life {
 
     /// A part was received that was wanted first.
     fn next_part(&mut self) -> Result<Option<Stream>> {
-        self.left = None;
         let seed = self.world.rng.next();
         self.world.link = Some(Link::new(self.plan.quality, seed));
         match self.until {
@@ -381,7 +376,7 @@ impl Life {
             decoder,
         } = ended;
         self.world.log.note("a stream ends", received, timeline.into());
-        let decoder = decoder.filter(|_| !matches!(self.until, Until::Same(..)));
+        let decoder = decoder.filter(|_| self.until == Until::End);
         self.left = decoder.map(|decoder| Left {
             timeline: Timeline(timeline),
             decoder,
