@@ -65,7 +65,9 @@ begin() {
     trap 'exit 130' INT
     trap 'exit 143' TERM
     export LC_ALL=C
-    unset "${!PG@}" # nothing of the caller's PostgreSQL environment may steer the runs
+    local name
+    # Nothing of the caller's PostgreSQL environment may steer the runs, but for where PostgreSQL is.
+    for name in "${!PG@}"; do [[ $name == PG_BIN ]] || unset "$name"; done
     scratch=$(mktemp -d "${TMPDIR:-/tmp}/walring-perf.XXXXXXXX")
     temporary+=("$scratch")
     receiver_log=$scratch/receiver.log

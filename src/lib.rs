@@ -11,15 +11,15 @@
 //! # Three layers
 //!
 //! - [`core`]: decisions. Facts come in, orders go out; no clock, no files, no sockets, no `unsafe`.
-//!   Its two callers are the ring and the tests' model of a disk.
+//!   Its callers are the ring, the edge (where a stream starts, what is stored) and the tests' models.
 //! - [`ring`]: the tokio-uring driver of one stream. The only place with `unsafe`, and the only one
 //!   that touches the socket and the segment files while WAL flows.
 //! - [`edge`]: command line, connection, authentication, directory, logs: ordinary Rust.
 //!
 //! The core imports neither of the others. Everything before START_REPLICATION may be ordinary code;
-//! after it the data path goes through the ring, with three exceptions, each explained where it is
-//! made: a status is sent with a call that does not block, a durable write is waited for in place
-//! while the disk is quick (both in [`ring::stream`], with the reason in numbers), and a block of a
+//! after it the data path goes through the ring, with four exceptions, each explained where it is
+//! made: a status is sent with a call that does not block, a durable write and the next commit are waited for in place
+//! while the disk is quick (all three in [`ring::stream`]; perf/README.md has the numbers), and a block of a
 //! partial that an earlier run left is read through the page cache ([`ring::segment`]).
 //!
 //! The same decoder reads what is stored: a start goes on at the last good record of the partial

@@ -254,11 +254,17 @@ fn in_segments(text: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The lines without the program's name, and without what only walring has to choose.
+/// What only walring has to say of its work.
+const OWN: [&str; 2] = [
+    "durable writes use ",
+    "again: the segment before is not here to check it",
+];
+
+/// The lines without the program's name, and without walring's own.
 fn texts(lines: &[String]) -> Vec<&str> {
     lines
         .iter()
-        .filter(|line| !line.contains("durable writes use "))
+        .filter(|line| !OWN.iter().any(|own| line.contains(own)))
         .map(|line| line.split_once(": ").map_or(line.as_str(), |(_, text)| text))
         .collect()
 }
