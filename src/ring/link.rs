@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn statuses_for_a_server_that_does_not_read_do_not_pile_up() {
         tokio_uring::start(async {
-            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let (ours, theirs) = UnixStream::pair().unwrap();
             let mut link = Link::new(ours.into());
             for number in 0..100_000u32 {
                 let mut status = [0; Status::LENGTH];
