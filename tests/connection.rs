@@ -198,7 +198,7 @@ fn the_next_host_is_tried_only_where_that_can_help() {
     let silent_port = silent.local_addr().unwrap().port();
     tokio_uring::start(async {
         let reachable = format!(
-            "host=127.0.0.1,/nowhere,127.0.0.1,127.0.0.1 port={closed},1,{silent_port},{} connect_timeout=1 user=trusted",
+            "host=127.0.0.1,/nowhere,127.0.0.1,127.0.0.1 port={closed},1,{silent_port},{} connect_timeout=3 user=trusted",
             server.port()
         );
         open(&reachable).await.unwrap();

@@ -3,7 +3,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::receiver::{streaming, wait_for_streaming};
+use common::receiver::{streaming, wait_for_nobody, wait_for_streaming};
 use common::restore::restore;
 use common::wait::until;
 use common::{Archive, Lsn, Process, Server, ServerOptions, walring};
@@ -64,6 +64,7 @@ fn a_kill_between_two_segments_leaves_no_gap() {
         std::thread::sleep(Duration::from_millis(round).saturating_sub(started.elapsed() / 100));
         receiver.kill();
     }
+    wait_for_nobody(&server);
     let receiver = walring(&server, &archive, &["--synchronous"]);
     server.wait_flushed(end);
     receiver.stop();

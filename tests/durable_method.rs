@@ -58,8 +58,10 @@ fn every_acknowledged_commit_has_had_a_flush_of_the_disk() {
             "{arguments:?}: {} flushes",
             after - before
         );
+        let end = server.flush_lsn();
+        server.wait_flushed(end);
         receiver.stop();
-        archive.assert_holds(&server, 1, server.flush_lsn());
+        archive.assert_holds(&server, 1, end);
     }
 }
 

@@ -427,7 +427,7 @@ fn a_server_that_trickles_is_heard_as_long_as_it_does() {
     let end = Lsn(at(39_000)).to_string();
     let meeting = meet(
         source(),
-        &["--receive-timeout=1", "--endpos", &end],
+        &["--receive-timeout=3", "--endpos", &end],
         move |session| {
             let start = session.stream()?;
             session.listen();
@@ -436,7 +436,7 @@ fn a_server_that_trickles_is_heard_as_long_as_it_does() {
             session.send(&message[..20])?;
             for byte in slow {
                 session.send(&[*byte])?;
-                std::thread::sleep(Duration::from_millis(250));
+                std::thread::sleep(Duration::from_millis(400));
             }
             session.send(rest)?;
             session.hear_out()

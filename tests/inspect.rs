@@ -4,7 +4,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::stored::{archive_of, json, look};
-use common::{Archive, Installation, Server, ServerOptions};
+use common::{Archive, Installation, Lsn, Server, ServerOptions};
 use serde_json::Value;
 
 #[test]
@@ -87,8 +87,7 @@ fn an_overview_tells_what_a_file_is() {
 #[test]
 fn the_end_of_a_log_is_explained() {
     let server = Server::start();
-    let archive = loaded(&server);
-    let end = server.flush_lsn();
+    let (archive, end) = loaded_to(&server);
     let partial = archive.file(&archive.partials()[0]);
     let report = json("inspect", &partial, &[]);
     assert_eq!(
@@ -143,6 +142,11 @@ fn records_are_listed_between_positions() {
 
 /// Kinds of load that differ in what their records refer to.
 fn loaded(server: &Server) -> Archive {
+    loaded_to(server).0
+}
+
+/// The same, and where it ends.
+fn loaded_to(server: &Server) -> (Archive, Lsn) {
     let first = server.flush_lsn();
     server.pgbench_init();
     server.sql("checkpoint");
@@ -158,7 +162,7 @@ fn loaded(server: &Server) -> Archive {
     server.sql("checkpoint");
     server.sql("update words set word = '' where i % 7 = 0");
     let end = server.flush_lsn();
-    archive_of(server, first, end)
+    (archive_of(server, first, end), end)
 }
 
 /// Transactions of each kind: what became of it, its number, its subtransactions, and its time if it committed.

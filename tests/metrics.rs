@@ -166,6 +166,9 @@ fn the_stream_is_labelled_with_server_and_slot() {
     let receiver = walring(&server, &archive, &[LISTEN, "--slot=s1"]);
     let http = Http::of(&receiver);
     http.wait_metric("walring_receiver_status", |code| code == 2.0);
+    for position in ["walring_flush_lsn", "walring_latest_end_lsn"] {
+        http.wait_metric(position, |lsn| lsn > 0.0);
+    }
     let page = parse(&http.get("/metrics").body);
     let host = server.socket_directory().display().to_string();
     for name in [

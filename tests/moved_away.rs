@@ -70,8 +70,9 @@ impl Left {
             }
         };
         assert!(rest > 30_000, "the segment begins with a rest of {rest}");
-        receiver.stop().assert_success();
         let end = server.flush_lsn();
+        server.wait_flushed(end);
+        receiver.stop().assert_success();
         Left {
             start: end.segment_start(size),
             rest: rest.into(),

@@ -49,4 +49,4 @@ cp -r src/core src/error.rs tests/model "$tree/src/"
 mkdir -p "$work/$results"
 export MODEL_SEEDS=${MODEL_SEEDS:-6} FUZZ_SEEDS=${FUZZ_SEEDS:-500}
 cd "$tree"
-exec cargo mutants --in-place --no-shuffle --minimum-test-timeout 60 --cargo-arg=--lib --output "$work/$results" "${files[@]}" "$@"
+exec cargo mutants --in-place --no-shuffle --minimum-test-timeout 20 --cargo-arg=--lib --output "$work/$results" "${files[@]}" "$@"

@@ -64,12 +64,12 @@ fn a_link_that_is_late_loses_nothing_and_is_kept() {
 fn a_message_that_takes_longer_than_the_receive_timeout_is_waited_for_as_long_as_it_comes() {
     let (server, archive) = (Server::start(), Archive::new());
     let relay = Relay::plain(server.port());
-    let receiver = through(&relay, &archive, &["--receive-timeout=2"]);
+    let receiver = through(&relay, &archive, &["--receive-timeout=5"]);
     wait_for_streaming(&server);
     server.wait_flushed(server.write_wal(1));
-    // A full message of 128 kB takes four seconds.
+    // A full message of 128 kB takes eight seconds.
     let slow = Weather {
-        bytes_per_second: 32 << 10,
+        bytes_per_second: 16 << 10,
         piece: 1000,
         ..Weather::FAIR
     };

@@ -64,7 +64,15 @@ where
         server.wait_flushed(server.write_wal(1500));
         end_streams(server);
         let guard = (self.cause)(server);
-        end_streams(server);
+        // One that has just been let in is not among those that can be ended yet.
+        until("it meets the trouble", || {
+            end_streams(server);
+            receiver
+                .stderr()
+                .iter()
+                .any(|line| line.contains(self.line))
+                .then_some(())
+        });
         self.mend(server, &archive, receiver, guard);
     }
 
@@ -418,19 +426,19 @@ fn a_server_that_is_away_for_long_is_complained_about_once() {
 
 #[test]
 fn a_server_that_soon_loses_patience_has_no_reason_to() {
-    let server = ServerOptions::default().config("wal_sender_timeout = 1s").start();
+    let server = ServerOptions::default().config("wal_sender_timeout = 3s").start();
     let archive = Archive::new();
     // It speaks only when spoken to.
     let receiver = walring(&server, &archive, &["--synchronous", "-s", "0"]);
     wait_for_streaming(&server);
     let walsender = server.receiver_column("pid");
     let since = server.sql("select now()");
-    let patient = format!("reply_time > '{since}'::timestamptz + interval '4 s'");
+    let patient = format!("reply_time > '{since}'::timestamptz + interval '10 s'");
     until("it has answered for some timeouts without news", || {
         (server.receiver_column(&patient)? == "t").then_some(())
     });
     let since = server.sql("select now()");
-    let patient = format!("reply_time > '{since}'::timestamptz + interval '3 s'");
+    let patient = format!("reply_time > '{since}'::timestamptz + interval '9 s'");
     until("it has answered for some timeouts with much to do", || {
         server.write_wal(500);
         (server.receiver_column(&patient)? == "t").then_some(())

@@ -4,7 +4,7 @@ mod common;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 
-use common::receiver::wait_for_streaming;
+use common::receiver::{wait_for_nobody, wait_for_streaming};
 use common::relay::Relay;
 use common::wait::until;
 use common::{Archive, Http, Lsn, Process, Server, ServerOptions, walring};
@@ -190,6 +190,7 @@ fn a_kill_at_any_instant_is_resumed_close_to_it() {
         server.wait_flushed(server.flush_lsn());
         let acknowledged: Lsn = server.receiver_column("flush_lsn").unwrap().parse().unwrap();
         receiver.kill();
+        wait_for_nobody(&server);
         let resumed = resumed_at(&server, &archive, acknowledged);
         assert!(
             resumed.0 + (64 << 10) >= acknowledged.0,

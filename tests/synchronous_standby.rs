@@ -103,7 +103,7 @@ fn remote_write_returns_and_apply_is_never_claimed() {
 
 #[test]
 fn an_idle_stream_outlives_the_servers_timeout() {
-    let server = ServerOptions::default().config("wal_sender_timeout = 1s").start();
+    let server = ServerOptions::default().config("wal_sender_timeout = 3s").start();
     let archive = Archive::new();
     let receiver = synchronous(&server, &archive, "receiver");
     let walsender = server.receiver_column("pid");
@@ -112,7 +112,7 @@ fn an_idle_stream_outlives_the_servers_timeout() {
             "select count(*) >= {count} from pg_stat_replication, pg_sleep(0.5)"
         ))
     };
-    for _ in 0..6 {
+    for _ in 0..16 {
         pinged("1");
     }
     assert_eq!(

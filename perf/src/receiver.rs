@@ -18,7 +18,7 @@ mod standby;
 pub use standby::{copy_primary, take_base_backup};
 
 /// A receiver is given so long to end when it is asked to.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// What is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

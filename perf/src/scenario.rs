@@ -146,7 +146,7 @@ impl Stage {
         contender: &Contender,
     ) -> Result<Stage> {
         primary.wait_until(
-            Duration::from_secs(10),
+            Duration::from_secs(60),
             "the last receiver is gone",
             Primary::is_alone,
         )?;

@@ -132,7 +132,7 @@ fn stalled(server: &Server, floor: &Process, pace: Pace) -> Timed {
         std::thread::sleep(STALL);
         kill_process(pid, Signal::CONT).expect("let the floor go on");
     });
-    let timed = load.run(pace, seconds(2.0)).expect("run the load");
+    let timed = load.run(pace, seconds(4.0)).expect("run the load");
     stopper.join().expect("stop the floor");
     timed
 }
@@ -209,7 +209,7 @@ fn commits_that_hang_fail_the_run_and_are_withdrawn() {
     until("commits wait", || {
         (server.sql("show synchronous_standby_names") == "nobody").then_some(())
     });
-    let error = load.run(Pace::Closed, seconds(0.2)).unwrap_err().to_string();
+    let error = load.run(Pace::Closed, seconds(2.0)).unwrap_err().to_string();
     assert!(
         error.starts_with("commits of 2 of 2 clients did not end within 0.5 s: "),
         "{error}"

@@ -61,6 +61,13 @@ pub fn run(arguments: &[&str]) -> Exit {
     Process::spawn(command).finish()
 }
 
+/// Waits until the server has noticed that its receivers are gone: until then it still tells of a killed one.
+pub fn wait_for_nobody(server: &Server) {
+    until("the server has no receiver", || {
+        (server.sql("select count(*) from pg_stat_replication") == "0").then_some(())
+    });
+}
+
 /// Waits until the server has the receiver in state `streaming`.
 pub fn wait_for_streaming(server: &Server) {
     until("the receiver streams", || {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::skip::skip;
+use super::wait::until;
 
 /// A mounted ext4 image; unmounted, and its loop device given back, when it goes out of scope.
 pub struct SmallDisk {
@@ -57,7 +58,10 @@ impl SmallDisk {
 
     /// Mounts it anew, as after a repair. Nobody may use it.
     pub fn mount_again(&self) {
-        attempt(Command::new("umount").arg(self.path())).expect("unmount the disk");
+        // The kernel keeps a file of a process that has ended as long as an operation on it runs.
+        until("the disk can be unmounted", || {
+            attempt(Command::new("umount").arg(self.path())).ok()
+        });
         self.attach().expect("mount the disk again");
     }
 

@@ -72,7 +72,7 @@ fn attempt(primary: &mut Primary) -> Result<Option<Duration>> {
         client.batch_execute(&statement).map(|()| start.elapsed())
     });
     let mut ended = 0;
-    primary.wait_until(Duration::from_secs(10), "the commit is flushed", |primary| {
+    primary.wait_until(Duration::from_secs(60), "the commit is flushed", |primary| {
         ended = primary.flushed()?;
         Ok(ended >= end || commit.is_finished())
     })?;

@@ -43,7 +43,7 @@ fn start_once(bench: &mut Bench, site: &Site, visit: &Visit) -> Result<Duration>
             .map(|()| Instant::now())
     });
     let waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    primary.wait_until(Duration::from_secs(10), "a commit waits", |primary| {
+    primary.wait_until(Duration::from_secs(60), "a commit waits", |primary| {
         primary.value(waiting)
     })?;
     let start = Instant::now();

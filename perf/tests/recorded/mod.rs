@@ -100,6 +100,10 @@ impl Bench {
 
     /// Starts walring on the disk, and waits until it streams.
     pub fn streaming(&self, arguments: &[&str]) -> Process {
+        // Until it has noticed, the server tells of one that was killed.
+        until("no receiver is there", || {
+            (self.server.sql("select count(*) from pg_stat_replication") == "0").then_some(())
+        });
         let receiver = Process::spawn(self.receiver(&self.archive(), arguments));
         until("the receiver streams", || {
             self.server
