@@ -562,6 +562,7 @@ fn heads_too_short_for_their_kind_are_refused() {
     for length in 5..29 {
         refusal(&message(b'd', length, &[b'w'; 25][..length as usize - 4]));
     }
+    assert!(refusal(&message(b'c', 5, b"x")).contains("unexpected message"));
     for length in (0..40).filter(|&length| length != 18) {
         let mut body = keepalive_body(START, true);
         body.resize(length.max(1), 0);
@@ -584,8 +585,32 @@ fn a_truncated_message_is_waited_for() {
             });
             let is_whole = boundary.into_iter().any(|end| end == length);
             assert!(is_whole || reader.framer.is_inside_message() || reader.is_over());
+            assert_eq!(
+                reader.framer.missing(),
+                missing(&stream, length),
+                "after {length}"
+            );
         }
     }
+}
+
+/// What must still come of the message of which a part came with the first `length` bytes, if its head did.
+fn missing(stream: &Stream, length: usize) -> u64 {
+    let mut begin = 0;
+    for message in &stream.messages {
+        let end = begin + message.raw.len();
+        let head = match (message.raw[0], message.raw.get(5)) {
+            (b'd', Some(b'w')) => 30,
+            (b'd', Some(b'k')) => 6,
+            (b'E' | b'N' | b'S' | b'A', _) => 5,
+            _ => message.raw.len(),
+        };
+        if (begin + head..end).contains(&length) {
+            return (end - length) as u64;
+        }
+        begin = end;
+    }
+    0
 }
 
 #[test]

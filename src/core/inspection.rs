@@ -10,8 +10,6 @@ use super::wal::record::ALIGNMENT;
 #[derive(Debug)]
 pub struct Inspection {
     decoder: Option<Decoder>,
-    /// Taken on trust: the server asked for an answer although a record is not complete.
-    vouched: Lsn,
 }
 
 impl Inspection {
@@ -24,8 +22,7 @@ impl Inspection {
                 "the decoder is where it starts to look"
             );
         }
-        let vouched = decoder.as_ref().map_or(start, Decoder::verified);
-        Inspection { decoder, vouched }
+        Inspection { decoder }
     }
 
     /// Takes the bytes that follow, and tells each commit: the end of its record and its time in
@@ -48,12 +45,7 @@ impl Inspection {
     /// Up to where what arrived, `received`, may be acknowledged.
     pub fn verified(&self, received: Lsn) -> Lsn {
         let verified = self.decoder.as_ref().map_or(received, Decoder::verified);
-        verified.max(self.vouched).min(received)
-    }
-
-    /// Takes what arrived on trust: nothing in it is wrong so far, and nothing more is coming.
-    pub fn vouch(&mut self, received: Lsn) {
-        self.vouched = received;
+        verified.min(received)
     }
 
     /// Records found right.

@@ -206,6 +206,11 @@ mod tests {
     }
 
     #[test]
+    fn a_timelines_history_has_its_number() {
+        assert_eq!(Timeline(0x2A).history_file_name(), "0000002A.history");
+    }
+
+    #[test]
     fn names_that_no_segment_can_have_are_refused() {
         let size = SegmentSize::new(16 << 20).unwrap();
         for bad in [

@@ -274,7 +274,11 @@ impl World {
         let receiver = self.receiver.take().expect("ends once");
         let received = receiver.progress().received();
         let slot = receiver.receiving_slot();
-        let (ending, unparsed, _) = receiver.into_ending(&self.slots[slot.0]);
+        let verified = receiver.progress().verified();
+        let (ending, unparsed, decoder) = receiver.into_ending(&self.slots[slot.0]);
+        assert_eq!(decoder.is_some(), self.setup.config.decoder.is_some());
+        let position = decoder.map_or(verified, |decoder| decoder.position());
+        assert!(position <= verified, "the next stream would begin at {position}");
         assert!(
             unparsed == self.tail_of_delivered(unparsed.len()),
             "unparsed bytes are others"
