@@ -500,6 +500,25 @@ fn what_follows_the_end_of_the_copy_stays_unparsed() {
     assert_eq!(unparsed, b"C\0\0\0\x0bCOPY 0\0Z\0\0\0\x05I");
 }
 
+#[test]
+fn what_follows_a_copy_done_stays_unparsed() {
+    let mut stream = Stream::new();
+    stream.wal(10).copy_done().message(b'Z', b"I");
+    let mut reader = Reader::new(SMALL, 0);
+    reader.read(&stream.raw(), []).expect("valid");
+    assert_eq!(reader.framer.unparsed(&reader.slot), b"Z\0\0\0\x05I");
+}
+
+#[test]
+fn the_longest_message_is_taken() {
+    for tag in *b"ENSA" {
+        let mut reader = Reader::new(SMALL, 0);
+        let head = message(tag, (64 << 10) + 4, &[]);
+        reader.read(&head, []).expect("nothing wrong so far");
+        assert_eq!(reader.framer.missing(), 64 << 10);
+    }
+}
+
 // ---- hostile input ----
 
 /// Reads some bytes whole and byte by byte; both must be refused.
@@ -543,6 +562,7 @@ fn unknown_messages_are_refused() {
     for tag in (0..=255).filter(|tag| !known.contains(tag)) {
         assert!(refusal(&message(tag, 4, &[])).contains("unexpected message"));
     }
+    assert!(refusal(&message(b'x', 4, &[])).contains("unexpected message \"x\""));
     for kind in (0..=255).filter(|kind| !b"wks".contains(kind)) {
         assert!(refusal(&message(b'd', 100, &[kind])).contains("unrecognized streaming header"));
     }

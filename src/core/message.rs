@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(be_u64(&bytes[14..]), 0x0101);
         assert_eq!(be_u64(&bytes[22..]), 0);
         assert_eq!(be_u64(&bytes[30..]) as i64, -2);
-        assert_eq!(bytes[38], 1);
+        assert_eq!(bytes[38..], [1]);
     }
 
     #[test]
