@@ -174,6 +174,8 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::writes::Slot;
+    use crate::ring::setup;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
 
@@ -219,6 +221,32 @@ mod tests {
         .await;
         drop(link);
         reader.join().unwrap()
+    }
+
+    #[test]
+    fn a_read_is_withdrawn_although_a_send_waits_before_it() {
+        tokio_uring::start(async {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let mut link = Link::new(ours.into());
+            let mut slots = setup::register_slots(4096).unwrap();
+            let message = vec![7; 4 << 20];
+            link.send(&message);
+            assert!(link.is_sending(), "the socket is full");
+            // Both wait in the kernel.
+            let ask = Ask {
+                slot: Slot(0),
+                range: 0..100,
+                certain: false,
+                spread: None,
+            };
+            let read = link.receive(slots.take(ask.slot), ask);
+            link.cancel().await.0.expect("something to withdraw");
+            let (result, _) = tokio::time::timeout(Duration::from_secs(120), read)
+                .await
+                .expect("an answer");
+            assert!(op::is_interruption(&result.unwrap_err()));
+            assert!(heard(link, theirs).await == message);
+        });
     }
 
     #[test]

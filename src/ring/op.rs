@@ -176,10 +176,10 @@ pub fn set_low_water(socket: &OwnedFd, bytes: libc::c_int) {
     }
 }
 
-/// Asks the kernel to withdraw one operation in flight on the socket: the read, or a send if one waits there,
-/// too. The operation itself reports what became of it.
+/// Asks the kernel to withdraw what is in flight on the socket: the read, and a send that waits there, too. By the
+/// socket alone it would take one of them, and not say which. They report what became of them.
 pub fn cancel(socket: &Rc<OwnedFd>) -> InFlight<Rc<OwnedFd>> {
-    let builder = types::CancelBuilder::fd(types::Fd(socket.as_raw_fd()));
+    let builder = types::CancelBuilder::fd(types::Fd(socket.as_raw_fd())).all();
     submit(Rc::clone(socket), opcode::AsyncCancel2::new(builder).build())
 }
 

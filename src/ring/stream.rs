@@ -327,15 +327,16 @@ impl Stream<'_> {
     // ---- results ----
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
-        let cancelled = self.poll_cancel(cx);
+        if let Some(cancel) = &mut self.flight.cancel
+            && Pin::new(cancel).poll(cx).is_ready()
+        {
+            self.flight.cancel = None;
+        }
         let Some((slot, receive)) = &mut self.flight.receive else {
             return false;
         };
         let slot = *slot;
         let Poll::Ready((result, reading)) = Pin::new(receive).poll(cx) else {
-            if cancelled {
-                self.cancel_again(cx);
-            }
             return false;
         };
         self.flight.receive = None;
@@ -357,27 +358,6 @@ impl Stream<'_> {
         self.shared.slots.put(slot, buffer);
         self.link.put_back(scratch);
         true
-    }
-
-    /// Whether the kernel has withdrawn something.
-    fn poll_cancel(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(cancel) = &mut self.flight.cancel else {
-            return false;
-        };
-        let cancelled = Pin::new(cancel).poll(cx).is_ready();
-        if cancelled {
-            self.flight.cancel = None;
-        }
-        cancelled
-    }
-
-    /// The read goes on: the kernel withdraws one operation of the socket, and it took a status that waits for a
-    /// server that does not listen.
-    fn cancel_again(&mut self, cx: &mut Context<'_>) {
-        if self.link.is_sending() {
-            self.flight.cancel = Some(self.link.cancel());
-            self.poll_cancel(cx);
-        }
     }
 
     fn receive_failed(&mut self, error: &io::Error) {
@@ -639,14 +619,11 @@ impl Stream<'_> {
         if self.flight.receive.is_some() && self.flight.cancel.is_none() {
             self.flight.cancel = Some(self.link.cancel());
         }
-        let cancelled = self.poll_cancel(cx);
         if let Some((slot, receive)) = &mut self.flight.receive
             && let Poll::Ready((_, reading)) = Pin::new(receive).poll(cx)
         {
             self.shared.slots.put(*slot, reading.buffer);
             self.flight.receive = None;
-        } else if cancelled {
-            self.cancel_again(cx);
         }
         // The results of a stream that has failed do not count; those of one that has ended are in.
         for index in 0..self.flight.writes.len() {
