@@ -105,10 +105,15 @@ fn file(name: &str, content: &[u8]) -> SegmentFile {
 
 /// A record that crosses from the first segment into the second, and commits behind it.
 fn crossing() -> Wal {
+    crossing_before(20)
+}
+
+/// The same, before so many commits.
+fn crossing_before(commits: usize) -> Wal {
     let mut wal = Wal::empty(1, Shape::default());
     wal.approach(Unit::Segment, 4096);
     wal.record(30_000);
-    for _ in 0..20 {
+    for _ in 0..commits {
         wal.commit();
     }
     wal
@@ -142,15 +147,21 @@ fn a_record_that_was_left_half_written_is_received_again() {
 
 #[test]
 fn only_where_its_beginning_is_not_here_a_rest_is_unproven() {
-    let wal = crossing();
-    let mut directory = Directory::of(&wal);
-    assert_eq!(directory.resumed(&wal).unproven, None);
+    // Whatever the last pages begin with.
+    for commits in [1, 20, 300, 500] {
+        a_rest_is_unproven_without_its_beginning(&crossing_before(commits));
+    }
+}
+
+fn a_rest_is_unproven_without_its_beginning(wal: &Wal) {
+    let mut directory = Directory::of(wal);
+    assert_eq!(directory.resumed(wal).unproven, None);
     let first = directory.0.pop_first().expect("a segment");
     let start = segment_size()
         .end_of(segment_size().segment_of(Lsn(wal.start())))
         .0;
     let behind = wal.records().iter().find(|record| record.start >= start);
-    let resumed = directory.resumed(&wal);
+    let resumed = directory.resumed(wal);
     assert_eq!(resumed.unproven, Some(Lsn(behind.expect("a record").start)));
     assert_eq!(
         resumed.decoder.position().0.next_multiple_of(8),
@@ -159,24 +170,27 @@ fn only_where_its_beginning_is_not_here_a_rest_is_unproven() {
     // The beginning of the record alone is enough.
     let (name, content) = first;
     directory.0.insert(name, content);
-    assert_eq!(directory.resumed(&wal).unproven, None);
+    assert_eq!(directory.resumed(wal).unproven, None);
 }
 
 #[test]
 fn a_partial_that_begins_with_a_record_proves_itself() {
-    let mut wal = Wal::empty(1, Shape::default());
-    wal.commit();
-    wal.switch();
-    for _ in 0..20 {
+    // Later pages begin with the rest of one, or do not.
+    for commits in [20, 300, 500] {
+        let mut wal = Wal::empty(1, Shape::default());
         wal.commit();
+        wal.switch();
+        for _ in 0..commits {
+            wal.commit();
+        }
+        let mut directory = Directory::of(&wal);
+        directory.0.pop_first().expect("a segment");
+        assert_eq!(directory.resumed(&wal).unproven, None, "{commits} commits");
+        assert_eq!(
+            directory.goes_on(&wal).next_multiple_of(8),
+            wal.end().next_multiple_of(8)
+        );
     }
-    let mut directory = Directory::of(&wal);
-    directory.0.pop_first().expect("a segment");
-    assert_eq!(directory.resumed(&wal).unproven, None);
-    assert_eq!(
-        directory.goes_on(&wal).next_multiple_of(8),
-        wal.end().next_multiple_of(8)
-    );
 }
 
 /// The positions behind each record that begins in the second segment.
