@@ -649,37 +649,6 @@ fn a_server_that_shuts_down_is_answered_at_once() {
 }
 
 #[test]
-fn the_end_position_ends_the_stream_behind_the_message_that_passes_it() {
-    let mut stream = Stream::new();
-    stream.wal(500).wal(500).wal(500);
-    for (position, end) in [(999, 1000), (1000, 1500)] {
-        let mut setup = Setup::new(Durability::Synchronous);
-        setup.config.end_position = Some(at(position));
-        let mut world = World::new(setup, &stream);
-        world.run_to_end(ms(20));
-        assert!(matches!(
-            world.end.as_ref().expect("ended").ending,
-            Ending::EndPosition
-        ));
-        assert_eq!(world.status().flushed, at(end));
-    }
-}
-
-#[test]
-fn the_message_that_passes_the_end_position_is_kept_in_whole_however_it_arrives() {
-    let mut stream = Stream::new();
-    stream.wal(50_000).wal(500);
-    let mut setup = Setup::new(Durability::Synchronous);
-    setup.longest_read = 1000;
-    setup.config.end_position = Some(at(700));
-    let mut world = World::new(setup, &stream);
-    world.run_to_end(ms(1000));
-    let end = world.end.as_ref().expect("ended");
-    assert!(matches!(end.ending, Ending::EndPosition), "{:?}", end.ending);
-    assert_eq!(world.status().flushed, at(50_000));
-}
-
-#[test]
 fn wal_from_the_wrong_position_is_refused_and_what_came_before_is_kept() {
     for wrong in [at(299), at(301), Lsn::INVALID, Lsn(u64::MAX)] {
         let mut stream = Stream::new();
