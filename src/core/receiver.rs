@@ -157,11 +157,11 @@ impl Receiver {
         );
         let start = config.start;
         let segment = config.segment_size.segment_of(start);
-        // What is compared first comes at once, and then there is something to say.
         assert!(
             overlap.is_open() || !config.only_compares,
             "there is something to compare"
         );
+        // What is compared first comes at once, and then there is something to say.
         let timers = Timers::begin(now, !overlap.is_open());
         let base = Lsn(start.0 / config.block * config.block);
         let looks_from = start.advanced_by(overlap.length());
