@@ -17,6 +17,7 @@ use walring::edge::conninfo::{Conninfo, Explicit};
 use walring::edge::password::{PasswordPrompt, PromptMode};
 use walring::edge::replication::{StartAnswer, StreamEnd};
 use walring::error::{Error, Result};
+use walring::ring::contract::Channel;
 
 use common::Server;
 use common::server::free_port;
@@ -414,21 +415,30 @@ enum Socket {
 
 impl Stream {
     fn detached(connection: &mut Connection, tcp: bool) -> Stream {
-        let (fd, unread) = connection.detach().unwrap();
+        let channel = connection.detach().unwrap();
         let socket = if tcp {
-            Socket::Tcp(fd.into())
+            Socket::Tcp(channel.socket.into())
         } else {
-            Socket::Unix(fd.into())
+            Socket::Unix(channel.socket.into())
         };
-        Stream { socket, unread }
+        Stream {
+            socket,
+            unread: channel.unread,
+        }
     }
 
     fn give_back(self, connection: &mut Connection) {
-        let fd: OwnedFd = match self.socket {
+        let socket: OwnedFd = match self.socket {
             Socket::Tcp(stream) => stream.into(),
             Socket::Unix(stream) => stream.into(),
         };
-        connection.attach(fd, self.unread).unwrap();
+        let unread = self.unread;
+        let channel = Channel {
+            socket,
+            tls: None,
+            unread,
+        };
+        connection.attach(channel).unwrap();
     }
 
     fn send(&mut self, bytes: &[u8]) {

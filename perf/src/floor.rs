@@ -21,6 +21,7 @@ use walring::edge::password::{PasswordPrompt, PromptMode};
 use walring::edge::replication::StartAnswer;
 use walring::edge::report::parse_error_response;
 use walring::error::{Error, Result};
+use walring::ring::contract::Channel;
 use walring::ring::op::set_low_water;
 
 /// The read buffer, bytes.
@@ -94,7 +95,7 @@ fn start(runtime: &Runtime, options: &Options) -> Result<(OwnedFd, Vec<u8>, (Lsn
                 )));
             }
         }
-        let (socket, unread) = connection.detach()?;
+        let Channel { socket, unread, .. } = connection.detach()?;
         Ok((socket, unread.to_vec(), (begin, server.flushed)))
     })
 }

@@ -7,12 +7,16 @@ use std::io;
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    self as scram, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 
 use crate::edge::password::Password;
 use crate::edge::require_auth::{Method, RequireAuth};
+use crate::edge::tls::handshake::Peer;
+use crate::edge::tls::settings::{CertMode, ChannelBinding};
 use crate::edge::wire::{Incoming, Wire};
 use crate::error::{Error, Result, printable};
 
@@ -24,6 +28,12 @@ pub struct Credentials<'a> {
     pub password: Option<&'a Password>,
     /// Which ways the operator allows.
     pub require: &'a RequireAuth,
+    /// Whether a proof has to be bound to the encrypted connection.
+    pub binding: ChannelBinding,
+    /// Whether the server has to ask for our certificate.
+    pub cert_mode: CertMode,
+    /// The encrypted connection's server; `None`: the connection is in plain.
+    pub peer: Option<&'a Peer>,
 }
 
 /// How the server's questions ended, short of an error.
@@ -40,7 +50,7 @@ pub enum Outcome {
 /// Fails if the server rejects the answer, if it asks for something the operator does not allow or
 /// walring does not do, and if it does not prove in SCRAM that it knows the password too.
 pub async fn authenticate(wire: &mut Wire, credentials: &Credentials<'_>) -> Result<Outcome> {
-    let mut answered = false;
+    let (mut answered, mut bound) = (false, false);
     loop {
         let message = match wire.receive().await? {
             Incoming::Other(message) => message,
@@ -48,10 +58,7 @@ pub async fn authenticate(wire: &mut Wire, credentials: &Credentials<'_>) -> Res
             Incoming::CopyBoth => return Err(unexpected()),
         };
         if let Message::AuthenticationOk = message {
-            if !answered {
-                let reason = "server did not complete authentication";
-                credentials.require.check(Method::None, reason)?;
-            }
+            check_acceptance(credentials, answered, bound)?;
             return Ok(Outcome::Accepted);
         }
         // One exchange is all an honest server needs; a second could fish for the plain password.
@@ -59,11 +66,86 @@ pub async fn authenticate(wire: &mut Wire, credentials: &Credentials<'_>) -> Res
             return Err(unexpected());
         }
         let method = requested_method(&message, credentials.require)?;
+        if credentials.binding == ChannelBinding::Require && method != Method::ScramSha256 {
+            return Err(Error::unsupported(
+                "channel binding required but not supported by server's authentication request",
+            ));
+        }
+        let binding = match &message {
+            Message::AuthenticationSasl(body) => Some(chosen_binding(body, credentials)?),
+            _ => None,
+        };
         let Some(password) = credentials.password else {
             return Ok(Outcome::PasswordNeeded);
         };
-        answer(wire, &message, method, credentials.user, password).await?;
+        match binding {
+            Some((mechanism, binding)) => {
+                prove_by_scram(wire, password, mechanism, binding).await?;
+                bound = mechanism == SCRAM_SHA_256_PLUS;
+            }
+            None => answer(wire, &message, credentials.user, password).await?,
+        }
         answered = true;
+    }
+}
+
+/// Whether the server may let us in like this.
+fn check_acceptance(credentials: &Credentials<'_>, answered: bool, bound: bool) -> Result<()> {
+    if credentials.cert_mode == CertMode::Require {
+        let peer = credentials.peer;
+        if !peer.is_some_and(|peer| peer.asked_for_certificate) {
+            return Err(Error::unsupported("server did not request an SSL certificate"));
+        }
+        if !peer.is_some_and(|peer| peer.got_certificate) {
+            let message = "server accepted connection without a valid SSL certificate";
+            return Err(Error::unsupported(message));
+        }
+    }
+    if !answered {
+        let reason = "server did not complete authentication";
+        credentials.require.check(Method::None, reason)?;
+    }
+    if credentials.binding == ChannelBinding::Require && !bound {
+        return Err(Error::unsupported(
+            "channel binding required, but server authenticated client without channel binding",
+        ));
+    }
+    Ok(())
+}
+
+/// The mechanism of SCRAM, and what its proof says about the channel.
+fn chosen_binding(
+    body: &AuthenticationSaslBody,
+    credentials: &Credentials<'_>,
+) -> Result<(&'static str, scram::ChannelBinding)> {
+    let offered: Vec<&str> = body.mechanisms().collect().map_err(malformed)?;
+    let offers_binding = offered.contains(&SCRAM_SHA_256_PLUS);
+    let required = credentials.binding == ChannelBinding::Require;
+    let Some(peer) = credentials.peer else {
+        return match (required, offers_binding) {
+            (true, _) => Err(Error::unsupported("channel binding required, but SSL not in use")),
+            // Offered in plain, it belongs to somebody else's encrypted connection.
+            (_, true) => Err(Error::unsupported(
+                "server offered SCRAM-SHA-256-PLUS authentication over a non-SSL connection",
+            )),
+            _ => Ok((SCRAM_SHA_256, scram::ChannelBinding::unsupported())),
+        };
+    };
+    let wanted = credentials.binding != ChannelBinding::Disable;
+    match (&peer.end_point, offers_binding && wanted) {
+        (Some(end_point), true) => {
+            let binding = scram::ChannelBinding::tls_server_end_point(end_point.clone());
+            Ok((SCRAM_SHA_256_PLUS, binding))
+        }
+        (None, true) if required => Err(Error::unsupported(
+            "could not determine server certificate signature algorithm",
+        )),
+        _ if required => Err(Error::unsupported(
+            "channel binding is required, but server did not offer an authentication method that supports channel binding",
+        )),
+        // "y": the server will notice if somebody took its offer away on the way.
+        (Some(_), false) if wanted => Ok((SCRAM_SHA_256, scram::ChannelBinding::unrequested())),
+        _ => Ok((SCRAM_SHA_256, scram::ChannelBinding::unsupported())),
     }
 }
 
@@ -90,10 +172,10 @@ fn requested_method(message: &Message, require: &RequireAuth) -> Result<Method> 
     }
 }
 
-/// SCRAM if it is offered, with or without channel binding beside it.
+/// SCRAM if it is offered, with or without channel binding.
 fn sasl_method(body: &AuthenticationSaslBody) -> Result<Method> {
     let offered: Vec<&str> = body.mechanisms().collect().map_err(malformed)?;
-    if offered.contains(&SCRAM_SHA_256) {
+    if offered.contains(&SCRAM_SHA_256) || offered.contains(&SCRAM_SHA_256_PLUS) {
         Ok(Method::ScramSha256)
     } else if offered.contains(&"OAUTHBEARER") {
         Ok(Method::Oauth)
@@ -105,16 +187,7 @@ fn sasl_method(body: &AuthenticationSaslBody) -> Result<Method> {
     }
 }
 
-async fn answer(
-    wire: &mut Wire,
-    request: &Message,
-    method: Method,
-    user: &str,
-    password: &Password,
-) -> Result<()> {
-    if method == Method::ScramSha256 {
-        return prove_by_scram(wire, password).await;
-    }
+async fn answer(wire: &mut Wire, request: &Message, user: &str, password: &Password) -> Result<()> {
     let mut reply = BytesMut::new();
     let encoded = match request {
         Message::AuthenticationMd5Password(body) => {
@@ -127,12 +200,15 @@ async fn answer(
     wire.send(&reply).await
 }
 
-async fn prove_by_scram(wire: &mut Wire, password: &Password) -> Result<()> {
-    // There is no TLS to bind to: "n", the client does not support it, and not "y", which would
-    // have the server suspect that somebody hid its offer.
-    let mut scram = ScramSha256::new(password.bytes(), ChannelBinding::unsupported());
+async fn prove_by_scram(
+    wire: &mut Wire,
+    password: &Password,
+    mechanism: &str,
+    binding: scram::ChannelBinding,
+) -> Result<()> {
+    let mut scram = ScramSha256::new(password.bytes(), binding);
     let mut reply = BytesMut::new();
-    frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut reply).map_err(unsendable)?;
+    frontend::sasl_initial_response(mechanism, scram.message(), &mut reply).map_err(unsendable)?;
     wire.send(&reply).await?;
 
     match wire.receive().await? {
@@ -200,6 +276,9 @@ mod tests {
             user: "u",
             password: Some(&password),
             require: &require,
+            binding: ChannelBinding::Prefer,
+            cert_mode: CertMode::Allow,
+            peer: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -207,7 +286,7 @@ mod tests {
             .unwrap();
         let result = runtime.block_on(async {
             let socket = Socket::from_blocking(client.into(), Transport::Unix).unwrap();
-            authenticate(&mut Wire::new(socket), &credentials).await
+            authenticate(&mut Wire::new(socket, None), &credentials).await
         });
         server.join().unwrap();
         result.map_or_else(|error| error.to_string(), |outcome| format!("{outcome:?}"))
@@ -227,9 +306,7 @@ mod tests {
     fn scram_without_password(last: Vec<u8>) -> String {
         played(
             move |mut server| {
-                server
-                    .write_all(&request(10, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"))
-                    .unwrap();
+                server.write_all(&request(10, b"SCRAM-SHA-256\0\0")).unwrap();
                 let mut buffer = [0; 256];
                 let count = server.read(&mut buffer).unwrap();
                 let first = String::from_utf8_lossy(&buffer[..count]).into_owned();
@@ -283,7 +360,11 @@ mod tests {
             ),
             (
                 request(10, b"SCRAM-SHA-256-PLUS\0\0"),
-                "none of the server's SASL authentication mechanisms are supported: SCRAM-SHA-256-PLUS",
+                "server offered SCRAM-SHA-256-PLUS authentication over a non-SSL connection",
+            ),
+            (
+                request(10, b"SCRAM-SHA-1\0\0"),
+                "none of the server's SASL authentication mechanisms are supported: SCRAM-SHA-1",
             ),
             (
                 request(99, b""),

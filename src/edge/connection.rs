@@ -3,7 +3,6 @@
 //! [`Connection::open`] is in the module `dial`, the replication commands are in `replication`.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,8 +16,11 @@ use crate::edge::conninfo::Conninfo;
 use crate::edge::hosts::Host;
 use crate::edge::password::Password;
 use crate::edge::socket::Socket;
+use crate::edge::tls::handshake::Peer;
 use crate::edge::wire::{Incoming, LONGEST, Wire, hung_up};
 use crate::error::{Error, Result, printable};
+use crate::ring::contract::Channel;
+use crate::ring::tls::Session;
 
 /// The oldest server whose answers walring knows, as `server_version_num`. Newer ones than it was
 /// tested with are welcome: the streaming protocol has only ever grown.
@@ -62,10 +64,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection over a fresh socket, good for nothing but [`Connection::log_in`].
-    pub(crate) fn new(socket: Socket) -> Connection {
+    /// A connection over a fresh socket, good for nothing but [`Connection::authenticate`].
+    pub(crate) fn new(socket: Socket, tls: Option<Box<Session>>) -> Connection {
         Connection {
-            wire: Wire::new(socket),
+            wire: Wire::new(socket, tls),
             parameters: HashMap::new(),
             version: 0,
             host: None,
@@ -179,13 +181,13 @@ impl Connection {
     /// more. The bytes were received already and come before anything read from the socket.
     ///
     /// Until [`Connection::attach`] every other method fails.
-    pub fn detach(&mut self) -> Result<(OwnedFd, BytesMut)> {
+    pub fn detach(&mut self) -> Result<Channel> {
         self.wire.detach()
     }
 
     /// Takes the socket back, and what was received from it but not consumed.
-    pub fn attach(&mut self, fd: OwnedFd, unread: BytesMut) -> Result<()> {
-        self.wire.attach(fd, unread)
+    pub fn attach(&mut self, channel: Channel) -> Result<()> {
+        self.wire.attach(channel)
     }
 
     /// Drops the rest of a message that was begun elsewhere, in bytes.
@@ -202,11 +204,20 @@ impl Connection {
     pub async fn close(mut self) {
         let mut message = BytesMut::new();
         frontend::terminate(&mut message);
-        let _ = timeout(CLOSE_TIMEOUT, self.wire.send(&message)).await;
+        let farewell = async {
+            self.wire.send(&message).await?;
+            self.wire.end().await
+        };
+        let _ = timeout(CLOSE_TIMEOUT, farewell).await;
     }
 
-    /// Logs in on a fresh socket.
-    pub(crate) async fn log_in(&mut self, info: &Conninfo, password: Option<&Password>) -> Result<Outcome> {
+    /// Says on a fresh socket who we are, and proves it as the server asks.
+    pub(crate) async fn authenticate(
+        &mut self,
+        info: &Conninfo,
+        password: Option<&Password>,
+        peer: Option<&Peer>,
+    ) -> Result<Outcome> {
         let mut message = BytesMut::new();
         let parameters = info.startup.iter().map(|(name, value)| (*name, value.as_str()));
         frontend::startup_message(parameters, &mut message)
@@ -216,15 +227,19 @@ impl Connection {
             user: &info.user,
             password,
             require: &info.require_auth,
+            binding: info.tls.channel_binding,
+            cert_mode: info.tls.cert_mode,
+            peer,
         };
-        if authenticate(&mut self.wire, &credentials).await? == Outcome::PasswordNeeded {
-            return Ok(Outcome::PasswordNeeded);
-        }
+        authenticate(&mut self.wire, &credentials).await
+    }
+
+    /// Waits until the server that has let us in is ready.
+    pub(crate) async fn begin(&mut self) -> Result<()> {
         self.wire.allow_long_messages();
-        // The parameters, then ReadyForQuery; or an error such as too many connections.
+        // The parameters, then ReadyForQuery; or an error such as a missing privilege.
         self.answer().await?;
-        self.check_server()?;
-        Ok(Outcome::Accepted)
+        self.check_server()
     }
 
     fn check_server(&mut self) -> Result<()> {

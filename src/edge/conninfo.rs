@@ -17,6 +17,7 @@ use crate::edge::refusals;
 use crate::edge::require_auth::RequireAuth;
 use crate::edge::settings::Settings;
 use crate::edge::socket::TcpOptions;
+use crate::edge::tls::settings::TlsSettings;
 use crate::error::{Error, Result};
 
 /// The database that a replication connection names unless told otherwise.
@@ -60,6 +61,10 @@ pub struct Conninfo {
     pub patience: Option<Duration>,
     /// The options of a TCP socket.
     pub tcp: TcpOptions,
+    /// Whether and how the connection is encrypted.
+    pub tls: TlsSettings,
+    /// The user whose process has to be at the other end of a Unix socket.
+    pub require_peer: Option<String>,
     /// Which ways to authenticate are allowed.
     pub require_auth: RequireAuth,
     password: Option<Password>,
@@ -88,6 +93,8 @@ impl Conninfo {
                 .map(|seconds| Duration::from_secs(seconds.into())),
             patience: None,
             tcp: tcp_options(&settings)?,
+            tls: TlsSettings::of(&settings, home(env).as_deref())?,
+            require_peer: settings.value("requirepeer").map(str::to_owned),
             require_auth: require_auth.transpose()?.unwrap_or_default(),
             password: settings.value("password").and_then(Password::new),
             passfile: passfile_path(&settings, env),
@@ -197,11 +204,14 @@ fn passfile_path(settings: &Settings, env: &dyn Fn(&str) -> Option<String>) -> O
     if let Some(path) = settings.value("passfile") {
         return Some(PathBuf::from(path));
     }
-    let home = match env("HOME").filter(|home| !home.is_empty()) {
-        Some(home) => PathBuf::from(home),
-        None => User::from_uid(geteuid()).ok()??.dir,
-    };
-    Some(home.join(".pgpass"))
+    Some(home(env)?.join(".pgpass"))
+}
+
+fn home(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    match env("HOME").filter(|home| !home.is_empty()) {
+        Some(home) => Some(PathBuf::from(home)),
+        None => Some(User::from_uid(geteuid()).ok()??.dir),
+    }
 }
 
 fn system_user() -> Result<String> {
@@ -339,10 +349,7 @@ mod tests {
                 "invalid integer value \"x\" for connection option \"port\"",
             ),
             ("require_auth=x", "invalid require_auth value: \"x\""),
-            (
-                "sslmode=require",
-                "sslmode value \"require\" is not supported: connections are not encrypted yet",
-            ),
+            ("sslmode=Require", "invalid sslmode value: \"Require\""),
         ] {
             assert_eq!(resolve(&given(dbname), &[]).unwrap_err().to_string(), message);
         }

@@ -6,7 +6,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
+use nix::unistd::{Uid, User};
 use tokio::time::timeout;
 
 use crate::edge::authentication::Outcome;
@@ -15,7 +17,10 @@ use crate::edge::conninfo::Conninfo;
 use crate::edge::hosts::{Host, Target};
 use crate::edge::password::{Password, PasswordPrompt};
 use crate::edge::socket::{Address, Socket};
+use crate::edge::tls::handshake::{self, Answer, Peer};
+use crate::edge::tls::settings::{SslMode, TlsSettings};
 use crate::error::{Error, Result, system_text};
+use crate::ring::tls::Session;
 
 /// SQLSTATE invalid_password.
 const INVALID_PASSWORD: &str = "28P01";
@@ -30,11 +35,18 @@ enum Attempt {
     PasswordNeeded(Error),
 }
 
-/// Why an attempt failed, and whether the next address may do better.
+/// Why an attempt failed, and what may do better.
 enum Failure {
+    /// Another address.
     TryNext(Error),
+    /// The same address with or without encryption, whichever was not tried yet.
+    TryOtherwise(Error),
+    /// Nothing.
     Stop(Error),
 }
+
+/// The result of an attempt.
+type Attempted<T> = std::result::Result<T, Failure>;
 
 impl Connection {
     /// Connects and logs in to the first host that lets us, asking for a password if need be.
@@ -71,7 +83,7 @@ async fn try_hosts(info: &Conninfo, typed: Option<&Password>) -> Result<Attempt>
             match try_address(info, host, address, typed).await {
                 Ok(attempt) => return Ok(attempt),
                 Err(Failure::TryNext(error)) => failed.push(error),
-                Err(Failure::Stop(error)) => {
+                Err(Failure::Stop(error) | Failure::TryOtherwise(error)) => {
                     failed.push(error);
                     return Err(in_one(failed));
                 }
@@ -115,52 +127,170 @@ async fn try_address(
     host: &Host,
     address: &Address,
     typed: Option<&Password>,
-) -> std::result::Result<Attempt, Failure> {
-    let place = format!("{} failed", describe(host, address));
+) -> Attempted<Attempt> {
     let attempt = connect(info, host, address, typed);
-    let attempt = match info.connect_timeout.or(info.patience) {
+    match info.connect_timeout.or(info.patience) {
         None => attempt.await,
-        Some(limit) => timeout(limit, attempt)
-            .await
-            .unwrap_or_else(|_| Err(Failure::TryNext(Error::connection("timeout expired")))),
-    };
-    match attempt {
-        Ok(Attempt::PasswordNeeded(error)) => Ok(Attempt::PasswordNeeded(error.in_context(&place))),
-        Ok(open) => Ok(open),
-        Err(Failure::TryNext(error)) => Err(Failure::TryNext(error.in_context(&place))),
-        Err(Failure::Stop(error)) => Err(Failure::Stop(error.in_context(&place))),
+        Some(limit) => timeout(limit, attempt).await.unwrap_or_else(|_| {
+            let error = Error::connection("timeout expired").in_context(&place(host, address));
+            Err(Failure::TryNext(error))
+        }),
     }
 }
 
+/// Connects to one address and logs in, with encryption and without as far as both are allowed.
 async fn connect(
     info: &Conninfo,
     host: &Host,
     address: &Address,
     typed: Option<&Password>,
-) -> std::result::Result<Attempt, Failure> {
-    let socket = Socket::connect(address, &info.tcp)
+) -> Attempted<Attempt> {
+    let place = place(host, address);
+    let mut failed = Vec::new();
+    let in_all = |error: Error, so_far: &mut Vec<Error>| {
+        so_far.push(error.in_context(&place));
+        in_one(std::mem::take(so_far))
+    };
+    for encryption in Encryption::allowed(&info.tls, address) {
+        match connect_with(info, host, address, typed, encryption).await {
+            Ok(Attempt::Open(connection)) => return Ok(Attempt::Open(connection)),
+            Ok(Attempt::PasswordNeeded(error)) => {
+                return Ok(Attempt::PasswordNeeded(in_all(error, &mut failed)));
+            }
+            Err(Failure::TryNext(error)) => return Err(Failure::TryNext(in_all(error, &mut failed))),
+            Err(Failure::Stop(error)) => return Err(Failure::Stop(in_all(error, &mut failed))),
+            Err(Failure::TryOtherwise(error)) => failed.push(error.in_context(&place)),
+        }
+    }
+    Err(Failure::Stop(in_one(failed)))
+}
+
+async fn connect_with(
+    info: &Conninfo,
+    host: &Host,
+    address: &Address,
+    typed: Option<&Password>,
+    encryption: Encryption,
+) -> Attempted<Attempt> {
+    let mut socket = Socket::connect(address, &info.tcp)
         .await
         .map_err(|error| Failure::TryNext(unreachable(&error, address)))?;
-    let mut connection = Connection::new(socket);
+    if let (Some(required), Address::Unix(_)) = (&info.require_peer, address) {
+        check_peer(&socket, required).map_err(Failure::Stop)?;
+    }
+    let (tls, peer) = encryption.begin(&mut socket, info, host).await?.unzip();
+    // In plain after all: there is no other way to try.
+    let refused = match (encryption, &tls) {
+        (Encryption::IfOffered, None) => Failure::Stop,
+        _ => Failure::TryOtherwise,
+    };
+    let mut connection = Connection::new(socket, tls);
     let (password, passfile) = match typed {
         Some(password) => (Some(password.clone()), None),
         None => info.password_for(host).unzip(),
     };
-    match connection.log_in(info, password.as_ref()).await {
-        Ok(Outcome::Accepted) => Ok(Attempt::Open(connection.leading_to(host.clone()))),
+    match connection
+        .authenticate(info, password.as_ref(), peer.as_ref())
+        .await
+    {
+        Ok(Outcome::Accepted) => {}
         Ok(Outcome::PasswordNeeded) => {
             let error = Error::connection("fe_sendauth: no password supplied");
-            Ok(Attempt::PasswordNeeded(error))
+            return Ok(Attempt::PasswordNeeded(error));
         }
-        Err(error) if error.sqlstate() == Some(CANNOT_CONNECT_NOW) => Err(Failure::TryNext(error)),
-        Err(error) => match passfile.flatten() {
-            Some(path) if error.sqlstate() == Some(INVALID_PASSWORD) => {
-                let detail = format!("password retrieved from file \"{}\"", path.display());
-                Err(Failure::Stop(error.with_detail(detail)))
-            }
-            _ => Err(Failure::Stop(error)),
-        },
+        Err(error) => return Err(refusal(error, passfile.flatten(), refused)),
     }
+    match connection.begin().await {
+        Ok(()) => Ok(Attempt::Open(connection.leading_to(host.clone()))),
+        Err(error) => Err(refusal(error, None, Failure::Stop)),
+    }
+}
+
+/// What follows from a refusal; `refused` is what follows from one of the server's.
+fn refusal(error: Error, passfile: Option<PathBuf>, refused: fn(Error) -> Failure) -> Failure {
+    match (error.sqlstate(), passfile) {
+        (Some(CANNOT_CONNECT_NOW), _) => Failure::TryNext(error),
+        (Some(INVALID_PASSWORD), Some(path)) => {
+            let detail = format!("password retrieved from file \"{}\"", path.display());
+            refused(error.with_detail(detail))
+        }
+        (Some(_), _) => refused(error),
+        (None, _) => Failure::Stop(error),
+    }
+}
+
+/// Whether the process at the other end of a Unix socket is the right user's.
+fn check_peer(socket: &Socket, required: &str) -> Result<()> {
+    let uid = socket.peer_user().map_err(|error| {
+        Error::connection(format!("could not get peer credentials: {}", system_text(&error)))
+    })?;
+    let uid = Uid::from_raw(uid.as_raw());
+    let Some(user) = User::from_uid(uid).ok().flatten() else {
+        return Err(Error::connection(format!(
+            "local user with ID {uid} does not exist"
+        )));
+    };
+    if user.name == required {
+        return Ok(());
+    }
+    Err(Error::connection(format!(
+        "requirepeer specifies \"{required}\", but actual peer user name is \"{}\"",
+        user.name
+    )))
+}
+
+/// A connection with encryption or without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encryption {
+    Plain,
+    /// In plain if the server has no TLS.
+    IfOffered,
+    /// The server is asked, and has to have it.
+    Demanded,
+    /// The server is not asked.
+    Direct,
+}
+
+impl Encryption {
+    /// What `sslmode` allows, in the order to try. Nobody listens on a Unix socket: there it is never encrypted.
+    fn allowed(tls: &TlsSettings, address: &Address) -> Vec<Encryption> {
+        match (tls.mode, address) {
+            (SslMode::Disable, _) | (_, Address::Unix(_)) => vec![Encryption::Plain],
+            (SslMode::Allow, _) => vec![Encryption::Plain, Encryption::Demanded],
+            (SslMode::Prefer, _) => vec![Encryption::IfOffered, Encryption::Plain],
+            _ if tls.direct => vec![Encryption::Direct],
+            _ => vec![Encryption::Demanded],
+        }
+    }
+
+    /// Encrypts the connection, if it is to be.
+    async fn begin(
+        self,
+        socket: &mut Socket,
+        info: &Conninfo,
+        host: &Host,
+    ) -> Attempted<Option<(Box<Session>, Peer)>> {
+        if self == Encryption::Plain {
+            return Ok(None);
+        }
+        let asks = self != Encryption::Direct;
+        if asks && handshake::request(socket).await.map_err(Failure::Stop)? == Answer::Unwilling {
+            return match self {
+                Encryption::IfOffered => Ok(None),
+                _ => {
+                    let message = "server does not support SSL, but SSL was required";
+                    Err(Failure::TryOtherwise(Error::connection(message)))
+                }
+            };
+        }
+        let encrypted = handshake::shake_hands(socket, &info.tls, host).await;
+        encrypted.map(Some).map_err(Failure::TryOtherwise)
+    }
+}
+
+/// What was attempted, as libpq says it.
+fn place(host: &Host, address: &Address) -> String {
+    format!("{} failed", describe(host, address))
 }
 
 /// Where a connection goes, as libpq describes it.

@@ -46,6 +46,7 @@ pub mod stored;
 pub mod summary;
 pub mod supervisor;
 pub mod table;
+pub mod tls;
 pub mod top;
 pub mod verify;
 pub mod wire;

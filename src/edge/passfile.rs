@@ -67,7 +67,7 @@ pub fn look_up(path: &Path, wanted: &Wanted<'_>) -> Option<Password> {
 
 /// Whether systemd has put the file there (`LoadCredential=`): those look as if their group could read them, because
 /// the service's user is let in by an access control list. Their directory is closed to everybody else.
-fn is_credential(path: &Path) -> bool {
+pub fn is_credential(path: &Path) -> bool {
     std::env::var_os("CREDENTIALS_DIRECTORY")
         .is_some_and(|directory| path.parent() == Some(Path::new(&directory)))
 }

@@ -1,7 +1,7 @@
 //! Settings that demand what walring cannot do: refused by name, never weakened in silence.
 //!
-//! A setting that merely permits more than walring does (`sslmode=prefer`) goes through in plain,
-//! as libpq does against a server that offers no more.
+//! A setting that merely permits more than walring does (`gssencmode=prefer`) goes through without, as libpq does against a
+//! server that offers no more.
 
 use crate::edge::settings::Settings;
 use crate::error::{Error, Result};
@@ -18,30 +18,6 @@ struct Choice {
 }
 
 const CHOICES: &[Choice] = &[
-    Choice {
-        keyword: "sslmode",
-        honoured: &["disable", "allow", "prefer"],
-        refused: &["require", "verify-ca", "verify-full"],
-        lacking: "connections are not encrypted yet",
-    },
-    Choice {
-        keyword: "sslnegotiation",
-        honoured: &["postgres"],
-        refused: &["direct"],
-        lacking: "connections are not encrypted yet",
-    },
-    Choice {
-        keyword: "sslcertmode",
-        honoured: &["disable", "allow"],
-        refused: &["require"],
-        lacking: "connections are not encrypted yet",
-    },
-    Choice {
-        keyword: "channel_binding",
-        honoured: &["disable", "prefer"],
-        refused: &["require"],
-        lacking: "connections are not encrypted yet",
-    },
     Choice {
         keyword: "gssencmode",
         honoured: &["disable", "prefer"],
@@ -78,7 +54,7 @@ const CHOICES: &[Choice] = &[
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("service", "service files are not read"),
     ("servicefile", "service files are not read"),
-    ("requirepeer", "the owner of the server process is not checked"),
+    ("sslkeylogfile", "keys are written to no file"),
     ("scram_client_key", "only a password can be used for SCRAM"),
     ("scram_server_key", "only a password can be used for SCRAM"),
 ];
@@ -89,14 +65,6 @@ pub fn check(settings: &Settings) -> Result<()> {
         if let Some(value) = settings.value(keyword) {
             return Err(refusal(keyword, value, lacking));
         }
-    }
-    // It makes verify-full the default, so it demands TLS by itself.
-    if settings.value("sslrootcert") == Some("system") {
-        return Err(refusal(
-            "sslrootcert",
-            "system",
-            "connections are not encrypted yet",
-        ));
     }
     CHOICES.iter().try_for_each(|choice| choice.check(settings))
 }
@@ -134,20 +102,12 @@ mod tests {
     #[test]
     fn what_cannot_be_honoured_is_refused_by_name() {
         for (keyword, value) in [
-            ("sslmode", "require"),
-            ("sslmode", "verify-ca"),
-            ("sslmode", "verify-full"),
-            ("sslrootcert", "system"),
-            ("sslnegotiation", "direct"),
-            ("sslcertmode", "require"),
-            ("channel_binding", "require"),
             ("gssencmode", "require"),
             ("target_session_attrs", "read-write"),
             ("target_session_attrs", "prefer-standby"),
             ("load_balance_hosts", "random"),
             ("min_protocol_version", "3.2"),
             ("service", "x"),
-            ("requirepeer", "postgres"),
         ] {
             let start = format!("{keyword} value \"{value}\" is not supported: ");
             let verdict = verdict(keyword, value);
@@ -165,14 +125,8 @@ mod tests {
     }
 
     #[test]
-    fn what_permits_a_plain_connection_goes_through() {
+    fn what_permits_to_go_without_goes_through() {
         for (keyword, value) in [
-            ("sslmode", "prefer"),
-            ("sslmode", "allow"),
-            ("sslmode", "disable"),
-            ("sslrootcert", "/nowhere/root.crt"),
-            ("sslcert", "/nowhere/client.crt"),
-            ("channel_binding", "prefer"),
             ("gssencmode", "prefer"),
             ("target_session_attrs", "any"),
             ("max_protocol_version", "latest"),
@@ -184,8 +138,8 @@ mod tests {
     #[test]
     fn a_value_nobody_knows_gets_the_message_of_libpq() {
         assert_eq!(
-            verdict("sslmode", "Require"),
-            "invalid sslmode value: \"Require\""
+            verdict("gssencmode", "Require"),
+            "invalid gssencmode value: \"Require\""
         );
     }
 }

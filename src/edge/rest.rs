@@ -51,7 +51,7 @@ impl Receiving<'_> {
 
     /// The part that was wanted has come: the next command follows on the same connection.
     pub(super) async fn end_part(&self, connection: &mut Connection, ended: Ended) -> Result<Next> {
-        connection.attach(ended.socket, ended.unread)?;
+        connection.attach(ended.channel)?;
         // What is under way on a slow link may take longer than the receive timeout, one message may not.
         self.answer(connection.skip(ended.missing)).await?;
         while self.answer(connection.skip_copy_data()).await? {}

@@ -398,8 +398,8 @@ impl Receiving<'_> {
             config.end_position = Some(end);
         }
         let mut display = Display::new(self.options, position, Arc::clone(&self.telemetry));
-        let (socket, early) = connection.detach()?;
-        let _held = self.patience.hold(&socket);
+        let channel = connection.detach()?;
+        let _held = self.patience.hold(&channel.socket);
         self.telemetry.set_timeline(position.timeline);
         self.telemetry.start.set(position.lsn);
         self.enter(Activity::Streaming);
@@ -411,7 +411,7 @@ impl Receiving<'_> {
             durable_method,
             spin: self.options.spin,
         };
-        stream::run(config, segments, socket, early, shared).await
+        stream::run(config, segments, channel, shared).await
     }
 
     fn config(
@@ -485,14 +485,13 @@ impl Receiving<'_> {
         let Ended {
             ending,
             received,
-            socket,
-            unread,
+            channel,
             missing,
             ..
         } = ended;
         match ending {
             Ending::Stopped | Ending::EndPosition | Ending::Same => {
-                connection.attach(socket, unread)?;
+                connection.attach(channel)?;
                 // All is safe and reported; hearing the server out only spares it a broken connection.
                 let farewell = async {
                     connection.skip(missing).await?;
@@ -506,7 +505,7 @@ impl Receiving<'_> {
                 Ok(Next::Nothing)
             }
             Ending::CopyDone | Ending::EndOfCopy => {
-                connection.attach(socket, unread)?;
+                connection.attach(channel)?;
                 match self.answer(connection.finish_streaming()).await? {
                     StreamEnd::EndOfTimeline { next, switch } => {
                         next_timeline(position, next, switch, received).map(Next::Timeline)

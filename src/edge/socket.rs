@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use rustix::net::sockopt;
+use rustix::process::Uid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
@@ -76,11 +77,27 @@ impl Socket {
         }
     }
 
+    /// Reads what there is into `target`; zero bytes is the end.
+    pub async fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.read(target).await,
+            Socket::Unix(stream) => stream.read(target).await,
+        }
+    }
+
     /// Writes all of `bytes`.
     pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Socket::Tcp(stream) => stream.write_all(bytes).await,
             Socket::Unix(stream) => stream.write_all(bytes).await,
+        }
+    }
+
+    /// The user whose process is at the other end of a Unix socket.
+    pub fn peer_user(&self) -> io::Result<Uid> {
+        match self {
+            Socket::Tcp(_) => Err(io::ErrorKind::Unsupported.into()),
+            Socket::Unix(stream) => Ok(sockopt::socket_peercred(stream)?.uid),
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::OwnedFd;
 
 use bytes::BytesMut;
 use postgres_protocol::message::backend::{self, Message};
@@ -10,6 +9,8 @@ use postgres_protocol::message::backend::{self, Message};
 use crate::edge::report;
 use crate::edge::socket::{Socket, Transport};
 use crate::error::{Error, Result, system_text};
+use crate::ring::contract::Channel;
+use crate::ring::tls::Session;
 
 /// Length of a message's tag and length, in bytes.
 const HEADER: usize = 5;
@@ -43,6 +44,8 @@ pub enum Incoming {
 #[derive(Debug)]
 pub struct Wire {
     link: Link,
+    /// The records that carry the messages, where the connection is encrypted.
+    tls: Option<Box<Session>>,
     /// Received and not consumed yet.
     unread: BytesMut,
     longest: usize,
@@ -56,9 +59,10 @@ enum Link {
 
 impl Wire {
     /// A wire to a server that has not let us in yet.
-    pub fn new(socket: Socket) -> Wire {
+    pub fn new(socket: Socket, tls: Option<Box<Session>>) -> Wire {
         Wire {
             link: Link::Attached(socket),
+            tls,
             unread: BytesMut::new(),
             longest: LONGEST_BEFORE_LOGIN,
         }
@@ -71,7 +75,23 @@ impl Wire {
 
     /// Sends encoded messages.
     pub async fn send(&mut self, messages: &[u8]) -> Result<()> {
-        let sent = self.socket()?.write_all(messages).await;
+        match &mut self.tls {
+            None => self.write(messages).await,
+            Some(tls) => {
+                let records = tls.seal(messages)?;
+                self.write(&records).await
+            }
+        }
+    }
+
+    /// Says that nothing more will be sent, where there is a way to say so.
+    pub async fn end(&mut self) -> Result<()> {
+        let records = self.tls.as_mut().map_or(Ok(Vec::new()), |tls| tls.seal_end())?;
+        self.write(&records).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let sent = self.socket()?.write_all(bytes).await;
         sent.map_err(|error| {
             Error::connection(format!("could not send data to server: {}", system_text(&error)))
         })
@@ -126,24 +146,28 @@ impl Wire {
     /// Lends out the socket, in blocking mode, with what was received and not consumed.
     ///
     /// Fails if it is lent out already, or if the system refuses.
-    pub fn detach(&mut self) -> Result<(OwnedFd, BytesMut)> {
+    pub fn detach(&mut self) -> Result<Channel> {
         let transport = self.socket()?.transport();
         let Link::Attached(socket) = mem::replace(&mut self.link, Link::Detached(transport)) else {
             return Err(lent_out());
         };
-        let fd = socket.into_blocking().map_err(handover_failed)?;
-        Ok((fd, mem::take(&mut self.unread)))
+        Ok(Channel {
+            socket: socket.into_blocking().map_err(handover_failed)?,
+            tls: self.tls.take(),
+            unread: mem::take(&mut self.unread),
+        })
     }
 
     /// Takes the socket back, with what was received and not consumed meanwhile.
-    pub fn attach(&mut self, fd: OwnedFd, unread: BytesMut) -> Result<()> {
+    pub fn attach(&mut self, channel: Channel) -> Result<()> {
         let transport = match &self.link {
             Link::Attached(socket) => socket.transport(),
             Link::Detached(transport) => *transport,
         };
-        let socket = Socket::from_blocking(fd, transport).map_err(handover_failed)?;
+        let socket = Socket::from_blocking(channel.socket, transport).map_err(handover_failed)?;
         self.link = Link::Attached(socket);
-        self.unread = unread;
+        self.tls = channel.tls;
+        self.unread = channel.unread;
         Ok(())
     }
 
@@ -159,15 +183,14 @@ impl Wire {
         let Link::Attached(socket) = &mut self.link else {
             return Err(lent_out());
         };
-        self.unread.reserve(READ_SIZE);
-        match socket.read_into(&mut self.unread).await {
-            Ok(count) => Ok(count > 0),
-            // What a server does that hangs up with something of ours unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(false),
-            Err(error) => Err(Error::connection(format!(
-                "could not receive data from server: {error}"
-            ))),
-        }
+        let read = match &mut self.tls {
+            None => {
+                self.unread.reserve(READ_SIZE);
+                socket.read_into(&mut self.unread).await
+            }
+            Some(tls) => return read_sealed(socket, tls, &mut self.unread).await,
+        };
+        Ok(any(read)? > 0)
     }
 
     fn message_length(&self) -> Option<usize> {
@@ -224,6 +247,42 @@ impl Wire {
     }
 }
 
+/// What was read, or nothing at the end.
+fn any(read: io::Result<usize>) -> Result<usize> {
+    match read {
+        Ok(count) => Ok(count),
+        // What a server does that hangs up with something of ours unread.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
+        Err(error) => Err(Error::connection(format!(
+            "could not receive data from server: {error}"
+        ))),
+    }
+}
+
+/// Reads and opens records until there is something; false if the server hung up.
+async fn read_sealed(socket: &mut Socket, tls: &mut Session, unread: &mut BytesMut) -> Result<bool> {
+    loop {
+        let start = unread.len();
+        unread.resize(start + READ_SIZE, 0);
+        let taken = tls.take(&mut unread[start..]);
+        unread.truncate(start + *taken.as_ref().unwrap_or(&0));
+        if let Some(replies) = tls.take_replies() {
+            // A server that is gone shows when it is read.
+            let _ = socket.write_all(&replies).await;
+        }
+        if taken? > 0 {
+            return Ok(true);
+        }
+        let mut sealed = tls.lend_memory();
+        let read = socket.read(sealed.space()).await;
+        sealed.arrived(*read.as_ref().unwrap_or(&0));
+        tls.return_memory(sealed);
+        if any(read)? == 0 {
+            return Ok(false);
+        }
+    }
+}
+
 /// The server is gone where it should have gone on.
 pub(crate) fn hung_up() -> Error {
     Error::connection("server closed the connection unexpectedly").with_hint(
@@ -256,7 +315,7 @@ mod tests {
             .unwrap();
         runtime.block_on(async {
             let socket = Socket::from_blocking(client.into(), Transport::Unix).unwrap();
-            check(Wire::new(socket)).await
+            check(Wire::new(socket, None)).await
         })
     }
 
@@ -303,13 +362,13 @@ mod tests {
         let sent = b"W\0\0\0\x07\0\0\0Z\0\0\0\x05I";
         with_wire(sent, |mut wire| async move {
             assert!(matches!(wire.receive().await, Ok(Incoming::CopyBoth)));
-            let (fd, unread) = wire.detach().unwrap();
-            assert_eq!(&unread[..], b"Z\0\0\0\x05I");
-            let flags = rustix::fs::fcntl_getfl(&fd).unwrap();
+            let channel = wire.detach().unwrap();
+            assert_eq!(&channel.unread[..], b"Z\0\0\0\x05I");
+            let flags = rustix::fs::fcntl_getfl(&channel.socket).unwrap();
             assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK));
             assert!(wire.receive().await.is_err() && wire.detach().is_err());
 
-            wire.attach(fd, unread).unwrap();
+            wire.attach(channel).unwrap();
             let message = wire.receive().await;
             assert!(matches!(message, Ok(Incoming::Other(Message::ReadyForQuery(_)))));
         });

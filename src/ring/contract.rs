@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use super::buffer::Slots;
 use super::durable;
 use super::stop::Stop;
+use super::tls::Session;
 use crate::core::lsn::Lsn;
 use crate::core::order::Ending;
 use crate::core::spin::SpinLimit;
@@ -22,6 +23,16 @@ pub trait Watch {
     fn finished(&mut self, end: Lsn);
     /// The server sent a notice (a NoticeResponse without its head).
     fn notice(&mut self, body: &[u8]);
+}
+
+/// A connection's way to the server, while a stream has it.
+pub struct Channel {
+    /// The socket, in blocking mode.
+    pub socket: OwnedFd,
+    /// The records on it, where the connection is encrypted.
+    pub tls: Option<Box<Session>>,
+    /// What was read (and opened) already and not used.
+    pub unread: BytesMut,
 }
 
 /// What outlives a stream.
@@ -46,10 +57,8 @@ pub struct Ended {
     pub ending: Ending,
     /// Where.
     pub received: Lsn,
-    /// The socket, still open.
-    pub socket: OwnedFd,
-    /// What was read from it and belongs to whoever runs commands next.
-    pub unread: BytesMut,
+    /// The way to the server, still open. What was read from it belongs to whoever runs commands next.
+    pub channel: Channel,
     /// So many bytes of these and those to come are the rest of a message.
     pub missing: u64,
     /// The partial that stays.

@@ -1,7 +1,9 @@
-//! The socket of a stream: reads through the ring, sends at once.
+//! The socket of a stream: reads through the ring, sends at once. Where the connection is encrypted, TLS records are read
+//! into memory of their own and opened from there into the slot.
 
 use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,12 +11,15 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio_uring::buf::fixed::FixedBuf;
 
+use super::contract::Channel;
 use super::op;
 use super::setup;
+use super::tls::{self, Session};
 use crate::core::message::Status;
 use crate::core::order::Ask;
 use crate::error::{Error, Result, system_text};
@@ -28,9 +33,14 @@ const MOST_UNSENT: usize = 64 * Status::LENGTH;
 /// A connected socket in blocking mode.
 pub struct Link {
     socket: Rc<OwnedFd>,
+    tls: Option<Box<Session>>,
+    /// Where in the slot that waits the next bytes belong, once they are opened.
+    target: Range<usize>,
     send: Option<op::Send>,
-    /// Bytes that wait until the socket takes those before them.
+    /// Bytes that wait until the socket takes those before them. They are sealed only then.
     unsent: Vec<u8>,
+    /// Why nothing can be sent any more.
+    failed: Option<Error>,
     /// How many bytes wake a read: many in catch-up, any when live.
     low_water: i32,
     /// Whether a read may wait until all bytes are there.
@@ -40,23 +50,40 @@ pub struct Link {
 }
 
 impl Link {
-    /// Takes over the socket.
-    pub fn new(socket: OwnedFd) -> Link {
+    /// Takes over the socket, and the records on it.
+    pub fn new(socket: OwnedFd, tls: Option<Box<Session>>) -> Link {
         let socket = Rc::new(socket);
         let may_wait = setup::may_wait_for_all();
         Link {
             socket,
+            tls,
+            target: 0..0,
             send: None,
             unsent: Vec::new(),
+            failed: None,
             low_water: 1,
             may_wait,
             scratch: None,
         }
     }
 
+    /// Whether what is read has to be opened.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether something can be opened without reading more.
+    pub fn has_more(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.has_more())
+    }
+
     /// Reads into a slot as the core asks.
     pub fn receive(&mut self, buffer: FixedBuf, ask: Ask) -> op::Receive {
         let scratch = self.scratch.take().unwrap_or_else(op::Scratch::new);
+        if let Some(tls) = &mut self.tls {
+            self.target = ask.range;
+            return op::receive_sealed(&self.socket, buffer, scratch, tls.lend_memory());
+        }
         let wait = ask.certain && self.may_wait;
         match ask.spread {
             Some(spread) => op::receive_spread(&self.socket, buffer, scratch, spread, wait),
@@ -64,7 +91,49 @@ impl Link {
         }
     }
 
-    /// Takes back what a read has used.
+    /// Takes back what a read has used, and opens what it brought: how many bytes are in the slot then. `None`: nothing
+    /// could be opened yet, so more has to be read.
+    pub fn received(
+        &mut self,
+        result: io::Result<u32>,
+        buffer: &mut FixedBuf,
+        sealed: Option<tls::Sealed>,
+    ) -> io::Result<Option<usize>> {
+        let (Some(tls), Some(mut sealed)) = (&mut self.tls, sealed) else {
+            return result.map(|count| Some(count as usize));
+        };
+        sealed.arrived(result.as_ref().map_or(0, |count| *count as usize));
+        tls.return_memory(sealed);
+        match result? {
+            0 => self
+                .failed
+                .take()
+                .map_or(Ok(Some(0)), |error| Err(tls::as_io(error))),
+            _ => self.open(&mut buffer[self.target.clone()]),
+        }
+    }
+
+    /// Opens what was read.
+    pub fn open(&mut self, target: &mut [u8]) -> io::Result<Option<usize>> {
+        let tls = self.tls.as_mut().expect("only what is encrypted is opened");
+        let count = tls.take(target).map_err(tls::as_io)?;
+        let closed = tls.is_closed();
+        // While a send is in flight they wait: they are sealed before whatever comes next.
+        if self.send.is_none()
+            && let Some(replies) = tls.take_replies()
+        {
+            self.send_now(&replies);
+        }
+        Ok(Some(count).filter(|&count| count > 0 || closed))
+    }
+
+    /// Reads once more where the read before brought nothing that could be opened.
+    pub fn receive_again(&mut self, buffer: FixedBuf, scratch: Box<op::Scratch>) -> op::Receive {
+        let tls = self.tls.as_mut().expect("only what is encrypted comes in parts");
+        op::receive_sealed(&self.socket, buffer, scratch, tls.lend_memory())
+    }
+
+    /// Takes back the memory of a spread read.
     pub fn put_back(&mut self, scratch: Box<op::Scratch>) {
         self.scratch = Some(scratch);
     }
@@ -98,6 +167,32 @@ impl Link {
             self.unsent.extend(bytes);
             return;
         }
+        match &mut self.tls {
+            None => self.send_now(bytes),
+            Some(_) => {
+                let records = self.seal(bytes);
+                self.send_now(&records);
+            }
+        }
+    }
+
+    /// Seals bytes where the connection is encrypted. What cannot be sealed is not sent: the stream ends.
+    fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let Some(tls) = &mut self.tls else {
+            return bytes.to_vec();
+        };
+        tls.seal(bytes).unwrap_or_else(|error| {
+            self.failed = Some(error);
+            // Wakes the read that shows it.
+            let _ = rustix::net::shutdown(self.socket.as_fd(), Shutdown::Read);
+            Vec::new()
+        })
+    }
+
+    fn send_now(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let sent = rustix::net::send(self.socket.as_fd(), bytes, flags).unwrap_or(0);
         if sent < bytes.len() {
@@ -129,10 +224,22 @@ impl Link {
         true
     }
 
-    /// Reads what is there, without waiting.
-    pub fn receive_now(&self, target: &mut [u8]) -> io::Result<usize> {
-        let (count, _) = rustix::net::recv(self.socket.as_fd(), target, RecvFlags::DONTWAIT)?;
-        Ok(count)
+    /// Reads what is there, without waiting. An error that is an interruption says: nothing.
+    pub fn receive_now(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else {
+            let (count, _) = rustix::net::recv(self.socket.as_fd(), target, RecvFlags::DONTWAIT)?;
+            return Ok(count);
+        };
+        if !tls.has_more() {
+            let mut sealed = tls.lend_memory();
+            let read = rustix::net::recv(self.socket.as_fd(), sealed.space(), RecvFlags::DONTWAIT);
+            sealed.arrived(read.map_or(0, |(count, _)| count));
+            tls.return_memory(sealed);
+            if read?.0 == 0 {
+                return Ok(0);
+            }
+        }
+        self.open(target)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
     /// Whether bytes wait to be sent.
@@ -153,21 +260,28 @@ impl Link {
             Err(error) if op::is_interruption(&error) => {}
             Err(_) => bytes.clear(),
         }
-        bytes.append(&mut self.unsent);
+        let unsent = std::mem::take(&mut self.unsent);
+        bytes.append(&mut self.seal(&unsent));
         if !bytes.is_empty() {
             self.send = Some(op::send(&self.socket, bytes));
         }
         true
     }
 
-    /// Gives the socket back, as it was.
-    pub fn into_socket(mut self) -> Result<OwnedFd> {
+    /// Gives the way to the server back, as it was; `unread` is what was read and not used.
+    pub fn into_channel(mut self, unread: BytesMut) -> Result<Channel> {
         self.expect(false);
         // A send may still be in flight, and holds the socket then.
         drop(self.send);
         let socket = Rc::try_unwrap(self.socket).or_else(|shared| shared.try_clone());
-        socket
-            .map_err(|error| Error::connection(format!("could not keep the socket: {}", system_text(&error))))
+        let socket = socket.map_err(|error| {
+            Error::connection(format!("could not keep the socket: {}", system_text(&error)))
+        })?;
+        Ok(Channel {
+            socket,
+            tls: self.tls,
+            unread,
+        })
     }
 }
 
@@ -183,7 +297,7 @@ mod tests {
     fn statuses_for_a_server_that_does_not_read_do_not_pile_up() {
         tokio_uring::start(async {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            let mut link = Link::new(ours.into());
+            let mut link = Link::new(ours.into(), None);
             for number in 0..100_000u32 {
                 let mut status = [0; Status::LENGTH];
                 status[..4].copy_from_slice(&number.to_be_bytes());
@@ -227,7 +341,7 @@ mod tests {
     fn a_read_is_withdrawn_although_a_send_waits_before_it() {
         tokio_uring::start(async {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            let mut link = Link::new(ours.into());
+            let mut link = Link::new(ours.into(), None);
             let mut slots = setup::register_slots(4096).unwrap();
             let message = vec![7; 4 << 20];
             link.send(&message);
@@ -253,7 +367,7 @@ mod tests {
     fn a_message_of_which_a_part_was_sent_is_sent_in_whole_although_it_was_withdrawn() {
         tokio_uring::start(async {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            let mut link = Link::new(ours.into());
+            let mut link = Link::new(ours.into(), None);
             let message: Vec<u8> = (0..4 << 20).map(|byte| (byte % 251) as u8).collect();
             link.send(&message);
             assert!(link.is_sending(), "the socket is full");

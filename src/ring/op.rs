@@ -12,6 +12,7 @@ use std::ptr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::tls::Sealed;
 use crate::core::spread::{HEADS_LENGTH, MOST_HEADS, Spread};
 use io_uring::{cqueue, opcode, squeue, types};
 use rustix::io::ReadWriteFlags;
@@ -50,10 +51,12 @@ pub fn descriptor(file: &File) -> BorrowedFd<'_> {
 
 /// What a read of the socket owns.
 pub struct Reading {
-    /// The slot that is read into.
+    /// The slot that is read into, or that waits for what will be opened.
     pub buffer: FixedBuf,
     /// The heads of a spread read, and what describes it to the kernel.
     pub scratch: Box<Scratch>,
+    /// What TLS records are read into instead of the slot.
+    pub sealed: Option<Sealed>,
     /// Keeps the socket open.
     _socket: Rc<OwnedFd>,
 }
@@ -110,6 +113,7 @@ pub fn receive(
         Reading {
             buffer,
             scratch,
+            sealed: None,
             _socket: Rc::clone(socket),
         },
         entry,
@@ -153,6 +157,30 @@ pub fn receive_spread(
         Reading {
             buffer,
             scratch,
+            sealed: None,
+            _socket: Rc::clone(socket),
+        },
+        entry,
+    )
+}
+
+/// Reads TLS records from the socket into memory of their own; the slot only waits.
+pub fn receive_sealed(
+    socket: &Rc<OwnedFd>,
+    buffer: FixedBuf,
+    scratch: Box<Scratch>,
+    mut sealed: Sealed,
+) -> Receive {
+    let space = sealed.space();
+    let (start, length) = (space.as_mut_ptr(), space.len() as u32);
+    let fd = types::Fd(socket.as_raw_fd());
+    // The memory is boxed: it stays where it is when its owner moves.
+    let entry = opcode::Recv::new(fd, start, length).build();
+    submit(
+        Reading {
+            buffer,
+            scratch,
+            sealed: Some(sealed),
             _socket: Rc::clone(socket),
         },
         entry,

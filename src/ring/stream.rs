@@ -17,7 +17,6 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -27,7 +26,7 @@ use bytes::BytesMut;
 use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
 
-use super::contract::{Ended, Shared};
+use super::contract::{Channel, Ended, Shared};
 use super::durable::{self, Failed};
 use super::flight::{Flight, NameOrder, Naming, Syncing, Writing};
 use super::link::Link;
@@ -52,26 +51,19 @@ const LINGER: Duration = Duration::from_millis(10);
 /// Signals and background tasks are looked after at least so often while the thread does not sleep.
 const LONGEST_UNPARKED: Duration = Duration::from_millis(20);
 
-/// Receives one stream until it ends. `socket` is in blocking mode; `early` are bytes of the stream
-/// that were read from it already. An error is one of the disk's, after which nothing more may be
+/// Receives one stream until it ends. An error is one of the disk's, after which nothing more may be
 /// acknowledged.
-pub async fn run(
-    config: Config,
-    segments: Segments,
-    socket: OwnedFd,
-    early: BytesMut,
-    shared: Shared<'_>,
-) -> Result<Ended> {
+pub async fn run(config: Config, segments: Segments, channel: Channel, shared: Shared<'_>) -> Result<Ended> {
     let size = config.segment_size;
     let core = Receiver::new(config, Duration::ZERO);
     let mut stream = Stream {
         shown: Shown::new(&core),
         core,
         flight: Flight::new(shared.slots),
-        link: Link::new(socket),
+        link: Link::new(channel.socket, channel.tls),
         segments,
         size,
-        early,
+        early: channel.unread,
         postponed: None,
         awaits_file: false,
         timer: Timer::default(),
@@ -141,19 +133,43 @@ impl Stream<'_> {
         loaded
     }
 
-    /// Hands the core some of what was read before the stream began, as if it arrived now; false if there is no
-    /// room for it yet.
+    /// Hands the core some of what was read before, as if it arrived now; false if there is no room for it yet.
     fn feed(&mut self) -> bool {
         let Some(Ask { slot, range, .. }) = self.core.arm_for_early(self.now()) else {
             return false;
         };
-        let count = range.len().min(self.early.len());
-        let mut buffer = self.shared.slots.take(slot);
-        buffer[range.start..range.start + count].copy_from_slice(&self.early.split_to(count));
-        self.core
-            .received(self.now(), count, &mut buffer, &[0; HEADS_LENGTH]);
-        self.shared.slots.put(slot, buffer);
+        self.deliver(slot, |stream, buffer| {
+            let target = &mut buffer[range];
+            if stream.early.is_empty() {
+                let opened = stream.link.open(target)?;
+                return opened.ok_or_else(|| io::ErrorKind::WouldBlock.into());
+            }
+            let count = target.len().min(stream.early.len());
+            target[..count].copy_from_slice(&stream.early.split_to(count));
+            Ok(count)
+        });
         true
+    }
+
+    /// Fills a part of a slot in place, and hands the core what came.
+    fn deliver(&mut self, slot: Slot, fill: impl FnOnce(&mut Self, &mut FixedBuf) -> io::Result<usize>) {
+        let mut buffer = self.shared.slots.take(slot);
+        match fill(self, &mut buffer) {
+            Ok(count) => self
+                .core
+                .received(self.now(), count, &mut buffer, &[0; HEADS_LENGTH]),
+            Err(error) => self.receive_failed(&error),
+        }
+        self.shared.slots.put(slot, buffer);
+    }
+
+    /// How the core wants the socket to be read. What has to be opened lies in one piece.
+    fn ask(&mut self) -> Option<Ask> {
+        let now = self.now();
+        match self.link.is_encrypted() {
+            true => self.core.arm_for_early(now),
+            false => self.core.arm(now),
+        }
     }
 
     /// One turn: everything that can be done without waiting.
@@ -279,19 +295,11 @@ impl Stream<'_> {
             range,
             spread: None,
             ..
-        }) = self.core.arm(self.now())
+        }) = self.ask()
         else {
             return false;
         };
-        let mut buffer = self.shared.slots.take(slot);
-        let count = self.link.receive_now(&mut buffer[range]);
-        match count {
-            Ok(count) => self
-                .core
-                .received(self.now(), count, &mut buffer, &[0; HEADS_LENGTH]),
-            Err(error) => self.receive_failed(&error),
-        }
-        self.shared.slots.put(slot, buffer);
+        self.deliver(slot, |stream, buffer| stream.link.receive_now(&mut buffer[range]));
         true
     }
 
@@ -300,6 +308,7 @@ impl Stream<'_> {
         self.flight.is_empty()
             && self.postponed.is_none()
             && !self.link.is_sending()
+            && !self.link.has_more()
             && !self.segments.is_preparing()
             && self.core.is_live()
             && !self.core.is_ending()
@@ -309,11 +318,11 @@ impl Stream<'_> {
         if self.flight.cancel.is_some() {
             return false;
         }
-        if !self.early.is_empty() {
+        if !self.early.is_empty() || self.link.has_more() {
             return self.feed();
         }
         self.link.expect(self.core.is_bulk());
-        let Some(ask) = self.core.arm(self.now()) else {
+        let Some(ask) = self.ask() else {
             return false;
         };
         let slot = ask.slot;
@@ -341,14 +350,21 @@ impl Stream<'_> {
         };
         self.flight.receive = None;
         let op::Reading {
-            mut buffer, scratch, ..
+            mut buffer,
+            scratch,
+            sealed,
+            ..
         } = reading;
         let now = self.now();
-        match result {
-            Ok(count) => {
+        match self.link.received(result, &mut buffer, sealed) {
+            Ok(None) => {
+                let receive = self.link.receive_again(buffer, scratch);
+                self.flight.receive = Some((slot, receive));
+                return true;
+            }
+            Ok(Some(count)) => {
                 self.lingers = now - self.armed <= LINGER;
-                self.core
-                    .received(now, count as usize, &mut buffer, &scratch.heads);
+                self.core.received(now, count, &mut buffer, &scratch.heads);
                 self.shared
                     .watch
                     .progress(now, self.core.progress().received(), self.core.server_end());
@@ -620,9 +636,11 @@ impl Stream<'_> {
             self.flight.cancel = Some(self.link.cancel());
         }
         if let Some((slot, receive)) = &mut self.flight.receive
-            && let Poll::Ready((_, reading)) = Pin::new(receive).poll(cx)
+            && let Poll::Ready((result, reading)) = Pin::new(receive).poll(cx)
         {
-            self.shared.slots.put(*slot, reading.buffer);
+            let mut buffer = reading.buffer;
+            let _ = self.link.received(result, &mut buffer, reading.sealed);
+            self.shared.slots.put(*slot, buffer);
             self.flight.receive = None;
         }
         // The results of a stream that has failed do not count; those of one that has ended are in.
@@ -652,12 +670,10 @@ impl Stream<'_> {
         let (ending, mut unread, decoder) = self.core.into_ending(&buffer);
         unread.extend_from_slice(&self.early);
         self.shared.slots.put(slot, buffer);
-        let socket = self.link.into_socket()?;
         Ok(Ended {
             ending,
             received,
-            socket,
-            unread: BytesMut::from(&unread[..]),
+            channel: self.link.into_channel(BytesMut::from(&unread[..]))?,
             missing,
             partial: self.segments.end(),
             decoder,

@@ -1,0 +1,175 @@
+//! Certificates and revocation lists, read from where the operator or libpq's defaults say.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, pki_types};
+
+use crate::edge::tls::key;
+use crate::edge::tls::settings::{CertMode, Named, Roots, SslMode, TlsSettings};
+use crate::edge::tls::verifier::Trust;
+use crate::error::{Error, Result, system_text};
+
+/// Whom to trust; `None`: nobody is named, and the server is not checked.
+///
+/// Fails if certificates have to be checked and there are no roots, and if what is there cannot be read.
+pub fn trust(tls: &TlsSettings) -> Result<Option<Trust>> {
+    let certificates = match &tls.roots {
+        Roots::System => Some(roots_of_system()?),
+        Roots::File(named) => roots_in_file(named.as_ref(), tls.mode)?,
+    };
+    let Some(certificates) = certificates else {
+        return Ok(None);
+    };
+    let lists = revocation_lists(tls)?;
+    Trust::new(certificates, lists).map(Some)
+}
+
+fn roots_of_system() -> Result<Vec<CertificateDer<'static>>> {
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        let reason = found
+            .errors
+            .first()
+            .map_or("none are there".to_owned(), ToString::to_string);
+        let message = format!("could not load system root certificates: {reason}");
+        return Err(Error::connection(message)
+            .with_hint("Install the system's certificates (ca-certificates), or set SSL_CERT_FILE."));
+    }
+    Ok(found.certs)
+}
+
+fn roots_in_file(named: Option<&Named>, mode: SslMode) -> Result<Option<Vec<CertificateDer<'static>>>> {
+    const ADVICE: &str = "Either provide the file, use the system's trusted roots with sslrootcert=system, or change sslmode to disable server certificate verification.";
+    let Some(path) = named.map(Named::path) else {
+        let message = "could not get home directory to locate root certificate file";
+        return match mode < SslMode::VerifyCa {
+            true => Ok(None),
+            false => Err(Error::connection(message).with_hint(ADVICE)),
+        };
+    };
+    let shown = path.display();
+    if fs::metadata(path).is_err() {
+        let message = format!("root certificate file \"{shown}\" does not exist");
+        return match mode < SslMode::VerifyCa {
+            true => Ok(None),
+            false => Err(Error::connection(message).with_hint(ADVICE)),
+        };
+    }
+    let certificates = certificates(path).map_err(|reason| {
+        Error::connection(format!(
+            "could not read root certificate file \"{shown}\": {reason}"
+        ))
+    })?;
+    Ok(Some(certificates))
+}
+
+/// All certificates of a PEM file, of which there has to be one.
+fn certificates(path: &Path) -> std::result::Result<Vec<CertificateDer<'static>>, String> {
+    let bytes = fs::read(path).map_err(|error| system_text(&error))?;
+    let found: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err("no certificate or crl found".to_owned()),
+        found => found.map_err(|error: pki_types::pem::Error| error.to_string()),
+    }
+}
+
+/// The lists of certificates that were withdrawn; `None`: nobody wants them checked.
+fn revocation_lists(tls: &TlsSettings) -> Result<Option<Vec<CertificateRevocationListDer<'static>>>> {
+    let mut lists = None;
+    if let Some(named) = &tls.crl {
+        match (fs::read(named.path()), named) {
+            (Ok(bytes), _) => add_lists(&mut lists, named.path(), &bytes)?,
+            (Err(error), Named::ByDefault(_)) if is_missing(&error) => {}
+            // libpq goes on without; but somebody wanted it.
+            (Err(error), _) => return Err(unreadable_list(named.path(), &system_text(&error))),
+        }
+    }
+    if let Some(directory) = &tls.crl_directory {
+        let unreadable = |error: io::Error| unreadable_list(directory, &system_text(&error));
+        lists.get_or_insert_default();
+        for entry in fs::read_dir(directory).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            if path.is_file() {
+                let bytes = fs::read(&path).map_err(|error| unreadable_list(&path, &system_text(&error)))?;
+                add_lists(&mut lists, &path, &bytes)?;
+            }
+        }
+    }
+    Ok(lists)
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+fn add_lists(
+    lists: &mut Option<Vec<CertificateRevocationListDer<'static>>>,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<()> {
+    for list in CertificateRevocationListDer::pem_slice_iter(bytes) {
+        let list = list.map_err(|error| unreadable_list(path, &error.to_string()))?;
+        lists.get_or_insert_default().push(list);
+    }
+    Ok(())
+}
+
+fn unreadable_list(path: &Path, reason: &str) -> Error {
+    Error::connection(format!(
+        "could not read certificate revocation list \"{}\": {reason}",
+        path.display()
+    ))
+}
+
+/// Our certificate with its key; `None`: there is none, or the server is not to see it.
+pub fn identity(tls: &TlsSettings, provider: &CryptoProvider) -> Result<Option<Arc<CertifiedKey>>> {
+    let Some(path) = tls
+        .certificate
+        .as_ref()
+        .map(Named::path)
+        .filter(|_| tls.cert_mode != CertMode::Disable)
+    else {
+        return Ok(None);
+    };
+    let shown = path.display();
+    match fs::metadata(path) {
+        Ok(_) => {}
+        Err(error) if is_missing(&error) => return Ok(None),
+        Err(error) => {
+            let reason = system_text(&error);
+            let message = format!("could not open certificate file \"{shown}\": {reason}");
+            return Err(Error::connection(message));
+        }
+    }
+    let chain = certificates(path).map_err(|reason| {
+        Error::connection(format!("could not read certificate file \"{shown}\": {reason}"))
+    })?;
+    let Some(key_path) = tls.key.as_ref().map(Named::path) else {
+        return Ok(None);
+    };
+    if key_path.to_str().is_some_and(|path| path.contains(':')) {
+        let message = format!(
+            "sslkey value \"{}\" is not supported: keys in OpenSSL engines",
+            key_path.display()
+        );
+        return Err(Error::unsupported(message));
+    }
+    let key = key::load(key_path, tls.key_password.as_ref())?;
+    let shown = key_path.display();
+    let key = provider.key_provider.load_private_key(key).map_err(|error| {
+        Error::connection(format!("could not load private key file \"{shown}\": {error}"))
+    })?;
+    let identity = CertifiedKey::new(chain, key);
+    if let Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) = identity.keys_match() {
+        let message = format!("certificate does not match private key file \"{shown}\": key values mismatch");
+        return Err(Error::connection(message));
+    }
+    Ok(Some(Arc::new(identity)))
+}

@@ -1,0 +1,419 @@
+//! The way into TLS: the request for it, and the handshake.
+//!
+//! Source: PostgreSQL doc protocol.sgml, "SSL Session Encryption"; libpq for the messages.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustls::client::{ResolvesClientCert, Resumption, UnbufferedClientConnection};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::sign::CertifiedKey;
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::{
+    CertificateError, ClientConfig, OtherError, SignatureScheme, SupportedProtocolVersion, version,
+};
+use sha2::{Digest, Sha256, Sha384, Sha512};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+use super::files;
+use super::settings::{SslMode, TlsSettings, Version};
+use super::verifier::Verifier;
+use crate::edge::hosts::{Host, Target};
+use crate::edge::socket::Socket;
+use crate::error::{Error, Result, printable, system_text};
+use crate::ring::tls::{self, Session};
+
+/// A request for TLS: its length, and a version that no protocol has.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+/// What is spoken inside, as the server is to confirm where it was not asked before.
+const ALPN: &[u8] = b"postgresql";
+
+/// The longest that a server may send in a handshake without a pause in which we answer, in bytes.
+const LONGEST_FLIGHT: usize = 128 << 10;
+
+/// How much room is made for a read, in bytes.
+const READ_SIZE: usize = 16 << 10;
+
+/// What an encrypted connection knows of its server, for the login.
+#[derive(Debug, Default)]
+pub struct Peer {
+    /// What the password's proof is bound to: a hash of the server's certificate (RFC 5929, tls-server-end-point).
+    /// `None`: its signature names no hash.
+    pub end_point: Option<Vec<u8>>,
+    /// Whether the server asked for a certificate of ours.
+    pub asked_for_certificate: bool,
+    /// Whether it got one.
+    pub got_certificate: bool,
+}
+
+/// How the server answers a request for TLS.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The handshake may begin.
+    Willing,
+    /// It has no TLS; the connection can go on without.
+    Unwilling,
+}
+
+/// Asks for TLS.
+///
+/// Fails, in libpq's words, for any other answer. An error that the server reports is not shown: nobody knows yet who
+/// says it (CVE-2024-10977).
+pub async fn request(socket: &mut Socket) -> Result<Answer> {
+    let sent = socket.write_all(&SSL_REQUEST).await;
+    sent.map_err(|error| {
+        let reason = system_text(&error);
+        Error::connection(format!("could not send SSL negotiation packet: {reason}"))
+    })?;
+    let mut answer = [0; 64];
+    let count = socket
+        .read(&mut answer)
+        .await
+        .or_else(at_reset)
+        .map_err(unreceived)?;
+    match &answer[..count] {
+        [] => Err(crate::edge::wire::hung_up()),
+        b"S" => Ok(Answer::Willing),
+        // Somebody on the way could have put there what would be taken for the server's own, encrypted, words (CVE-2021-23222).
+        [b'S', ..] => Err(Error::protocol("received unencrypted data after SSL response")),
+        [b'N'] => Ok(Answer::Unwilling),
+        [b'N', ..] => Err(Error::protocol("received unexpected data after SSL response")),
+        [b'E', ..] => Err(Error::connection(
+            "server sent an error response during SSL exchange",
+        )),
+        [other, ..] => {
+            let shown = char::from(*other);
+            Err(Error::protocol(format!(
+                "received invalid response to SSL negotiation: {shown}"
+            )))
+        }
+    }
+}
+
+fn at_reset(error: io::Error) -> io::Result<usize> {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset => Ok(0),
+        _ => Err(error),
+    }
+}
+
+fn unreceived(error: io::Error) -> Error {
+    Error::connection(format!(
+        "could not receive data from server: {}",
+        system_text(&error)
+    ))
+}
+
+/// Goes through the handshake.
+///
+/// Fails if files cannot be read, if the server is not the right one, or if the two have no version or cipher in common.
+pub async fn shake_hands(
+    socket: &mut Socket,
+    tls: &TlsSettings,
+    host: &Host,
+) -> Result<(Box<Session>, Peer)> {
+    let provider = Arc::new(ring::default_provider());
+    let name = name_of(host);
+    let host_to_verify = match (tls.mode, name) {
+        (SslMode::VerifyFull, None) => {
+            let message = "host name must be specified for a verified SSL connection";
+            return Err(Error::connection(message));
+        }
+        (SslMode::VerifyFull, Some(name)) => Some(name.to_owned()),
+        _ => None,
+    };
+    let verifier = Verifier::new(files::trust(tls)?, host_to_verify, &provider);
+    let identity = Arc::new(Identity::new(files::identity(tls, &provider)?));
+    let server_name = indicated_name(tls, name);
+    let config = config(
+        tls,
+        provider,
+        verifier,
+        Arc::clone(&identity),
+        server_name.is_some(),
+    )?;
+    let unnamed = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+    let connection = UnbufferedClientConnection::new(Arc::new(config), server_name.unwrap_or(unnamed))
+        .map_err(|error| failed(&error))?;
+    let (connection, unread) = Handshake::begin(connection).run(socket).await?;
+    check_alpn(&connection, tls)?;
+    let certificate = connection.peer_certificates().and_then(<[_]>::first);
+    let peer = Peer {
+        end_point: certificate.and_then(end_point),
+        asked_for_certificate: identity.asked.load(Ordering::Relaxed),
+        got_certificate: identity.asked.load(Ordering::Relaxed) && identity.key.is_some(),
+    };
+    Ok((Session::new(connection, &unread)?, peer))
+}
+
+/// What the operator calls the host, if it is called anything but its address.
+fn name_of(host: &Host) -> Option<&str> {
+    match host.target {
+        Target::Address(ip) if host.name == ip.to_string() => None,
+        _ => Some(&host.name),
+    }
+}
+
+/// The name that the server hears before it shows a certificate, unless it is an address (RFC 6066, section 3).
+fn indicated_name(tls: &TlsSettings, name: Option<&str>) -> Option<ServerName<'static>> {
+    let is_address =
+        |name: &str| name.contains(':') || name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let name = name.filter(|name| tls.sni && !is_address(name))?;
+    ServerName::try_from(name.to_owned()).ok()
+}
+
+fn config(
+    tls: &TlsSettings,
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<Verifier>,
+    identity: Arc<Identity>,
+    indicates_name: bool,
+) -> Result<ClientConfig> {
+    let spoken = |version: Version| tls.versions.0 <= version && version <= tls.versions.1;
+    let mut versions: Vec<&'static SupportedProtocolVersion> = Vec::new();
+    if spoken(Version::V1_3) {
+        versions.push(&version::TLS13);
+    }
+    if spoken(Version::V1_2) {
+        versions.push(&version::TLS12);
+    }
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions);
+    let mut config = builder
+        .map_err(|error| failed(&error))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_cert_resolver(identity);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_sni = indicates_name;
+    // The records behind the handshake are ours ([`tls`]).
+    config.enable_secret_extraction = true;
+    // Every connection is new: so is the check of its certificate.
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// Where the server was not asked whether it speaks TLS, it has to say that it speaks PostgreSQL in it.
+fn check_alpn(connection: &UnbufferedClientConnection, tls: &TlsSettings) -> Result<()> {
+    match connection.alpn_protocol() {
+        Some(ALPN) => Ok(()),
+        Some(_) => Err(Error::connection(
+            "SSL connection was established with unexpected ALPN protocol",
+        )),
+        None if tls.direct => Err(Error::connection(
+            "direct SSL connection was established without ALPN protocol negotiation extension",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What is said of an error of rustls.
+fn failed(error: &rustls::Error) -> Error {
+    match error {
+        // The verifier's own words.
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(distrust))) => {
+            Error::connection(printable(&distrust.to_string()))
+        }
+        rustls::Error::General(message) => Error::connection(printable(message)),
+        rustls::Error::AlertReceived(alert) => tls::alerted(*alert),
+        other => Error::connection(printable(&format!("SSL error: {other}"))),
+    }
+}
+
+/// A handshake under way.
+struct Handshake {
+    connection: UnbufferedClientConnection,
+    /// Read and not used.
+    incoming: Vec<u8>,
+    /// Made and not sent.
+    outgoing: Vec<u8>,
+}
+
+/// What the handshake needs next.
+enum Step {
+    Send,
+    Read,
+    Done,
+    /// It goes on by itself.
+    Next,
+}
+
+impl Handshake {
+    fn begin(connection: UnbufferedClientConnection) -> Handshake {
+        Handshake {
+            connection,
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+        }
+    }
+
+    /// Until its end; what the server sent behind it.
+    async fn run(mut self, socket: &mut Socket) -> Result<(UnbufferedClientConnection, Vec<u8>)> {
+        loop {
+            match self.step() {
+                Ok(Step::Next) => {}
+                Ok(Step::Done) => return Ok((self.connection, self.incoming)),
+                Ok(Step::Send) => self.send(socket).await?,
+                Ok(Step::Read) => self.read(socket).await?,
+                Err(error) => {
+                    self.say_why(socket).await;
+                    return Err(failed(&error));
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) -> std::result::Result<Step, rustls::Error> {
+        let UnbufferedStatus { discard, state, .. } = self.connection.process_tls_records(&mut self.incoming);
+        let step = match state? {
+            ConnectionState::EncodeTlsData(mut data) => {
+                let start = self.outgoing.len();
+                let mut room = 0;
+                loop {
+                    self.outgoing.resize(start + room, 0);
+                    match data.encode(&mut self.outgoing[start..]) {
+                        Ok(count) => {
+                            self.outgoing.truncate(start + count);
+                            break Step::Next;
+                        }
+                        Err(EncodeError::InsufficientSize(size)) => room = size.required_size,
+                        Err(EncodeError::AlreadyEncoded) => break Step::Next,
+                    }
+                }
+            }
+            ConnectionState::TransmitTlsData(data) => {
+                data.done();
+                Step::Send
+            }
+            ConnectionState::BlockedHandshake => Step::Read,
+            ConnectionState::WriteTraffic(_) => Step::Done,
+            // Nobody has asked for anything yet.
+            _ => return Err(rustls::Error::General("SSL error: unexpected message".to_owned())),
+        };
+        self.incoming.drain(..discard);
+        Ok(step)
+    }
+
+    async fn send(&mut self, socket: &mut Socket) -> Result<()> {
+        let sent = socket.write_all(&self.outgoing).await;
+        self.outgoing.clear();
+        sent.map_err(|error| Error::connection(format!("SSL SYSCALL error: {}", system_text(&error))))
+    }
+
+    async fn read(&mut self, socket: &mut Socket) -> Result<()> {
+        let start = self.incoming.len();
+        if start > LONGEST_FLIGHT {
+            return Err(Error::connection("SSL error: excessive message size"));
+        }
+        self.incoming.resize(start + READ_SIZE, 0);
+        let read = socket.read(&mut self.incoming[start..]).await.or_else(at_reset);
+        self.incoming.truncate(start + *read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => Err(Error::connection("SSL SYSCALL error: EOF detected")),
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::connection(format!(
+                "SSL SYSCALL error: {}",
+                system_text(&error)
+            ))),
+        }
+    }
+
+    /// Tells the server what was wrong with it, if it still listens.
+    async fn say_why(&mut self, socket: &mut Socket) {
+        self.incoming.clear();
+        while let UnbufferedStatus {
+            state: Ok(ConnectionState::EncodeTlsData(mut data)),
+            ..
+        } = self.connection.process_tls_records(&mut [])
+        {
+            let mut alert = [0; 256];
+            if let Ok(count) = data.encode(&mut alert) {
+                let _ = socket.write_all(&alert[..count]).await;
+            }
+        }
+    }
+}
+
+/// Our certificate, and whether the server wanted to see it.
+#[derive(Debug)]
+struct Identity {
+    key: Option<Arc<CertifiedKey>>,
+    asked: AtomicBool,
+}
+
+impl Identity {
+    fn new(key: Option<Arc<CertifiedKey>>) -> Identity {
+        Identity {
+            key,
+            asked: AtomicBool::new(false),
+        }
+    }
+}
+
+impl ResolvesClientCert for Identity {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        self.key.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// The certificate's hash, by the function of its signature, or SHA-256 where that is weaker.
+fn end_point(der: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let certificate = Certificate::from_der(der).ok()?;
+    Some(match hash_of_signature(&certificate)? {
+        Hash::Sha256 => Sha256::digest(der).to_vec(),
+        Hash::Sha384 => Sha384::digest(der).to_vec(),
+        Hash::Sha512 => Sha512::digest(der).to_vec(),
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Hash {
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+fn hash_of_signature(certificate: &Certificate) -> Option<Hash> {
+    use x509_cert::der::oid::db::{rfc5912 as oid, rfc8410};
+    let algorithm = certificate.signature_algorithm();
+    let id = algorithm.oid;
+    if id == rfc8410::ID_ED_25519 {
+        return None;
+    }
+    let of_pss = |id| {
+        (id == oid::ID_RSASSA_PSS)
+            .then(|| pss_hash(algorithm.parameters.as_ref()?))
+            .flatten()
+    };
+    Some(match id {
+        oid::SHA_384_WITH_RSA_ENCRYPTION | oid::ECDSA_WITH_SHA_384 => Hash::Sha384,
+        oid::SHA_512_WITH_RSA_ENCRYPTION | oid::ECDSA_WITH_SHA_512 => Hash::Sha512,
+        _ => of_pss(id).unwrap_or(Hash::Sha256),
+    })
+}
+
+/// The hash in the parameters of RSASSA-PSS (RFC 4055, section 3.1): their first field, if it is there.
+fn pss_hash(parameters: &x509_cert::der::Any) -> Option<Hash> {
+    use x509_cert::der::oid::db::rfc5912::{ID_SHA_384, ID_SHA_512};
+    let found = |id: &x509_cert::der::oid::ObjectIdentifier| {
+        let id = id.as_bytes();
+        let bytes = parameters.value();
+        let first = &bytes[..bytes.len().min(20)];
+        first.windows(id.len()).any(|window| window == id)
+    };
+    if found(&ID_SHA_384) {
+        Some(Hash::Sha384)
+    } else if found(&ID_SHA_512) {
+        Some(Hash::Sha512)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,15 @@
+//! TLS up to the end of the handshake: what the operator asks for, the files, who the server is. What follows is the
+//! ring's ([`crate::ring::tls`]).
+//!
+//! The rules are libpq's, the handshake is rustls's. Files are read for every connection anew, so that certificates can
+//! be exchanged while walring runs.
+//!
+//! [`settings`] reads the connection options, [`files`] certificates and revocation lists, [`key`] the private key,
+//! [`verifier`] and [`names`] decide whether the server is the right one, [`handshake`] goes through it.
+
+pub mod files;
+pub mod handshake;
+pub mod key;
+pub mod names;
+pub mod settings;
+pub mod verifier;
