@@ -74,11 +74,12 @@ impl Sealed {
 
     /// The next record's place, if all of it is there. Fails if it is none.
     fn next_record(&self) -> Result<Option<Range<usize>>> {
-        let Some(&[_, major, _, high, low]) = self.memory[self.filled.clone()].first_chunk::<HEADER>() else {
+        let Some(&[_, major, minor, high, low]) = self.memory[self.filled.clone()].first_chunk::<HEADER>()
+        else {
             return Ok(None);
         };
         let length = usize::from(u16::from_be_bytes([high, low]));
-        if major != 3 || length > LONGEST {
+        if (major, minor) != (3, 3) || length > LONGEST {
             return Err(broken("wrong version number"));
         }
         let end = self.filled.start + HEADER + length;
@@ -226,6 +227,11 @@ impl Session {
             if sealed.filled.is_empty() {
                 sealed.filled = 0..0;
             }
+            // In TLS 1.3 the outer type is always this one. rustls takes it for granted.
+            let is_opaque = sealed.memory[record.start] == u8::from(ContentType::ApplicationData);
+            if self.keys.protocol_version() == ProtocolVersion::TLSv1_3 && !is_opaque {
+                return Err(broken("unexpected message"));
+            }
             let (kind, content) = open(&mut self.opening, &mut sealed.memory, record)?;
             match kind {
                 ContentType::ApplicationData if !content.is_empty() => {
@@ -328,6 +334,12 @@ impl Session {
             self.seal_record(ContentType::ApplicationData, content, &mut records)?;
         }
         Ok(records)
+    }
+
+    /// As if as much had been sealed as one key is good for.
+    #[cfg(test)]
+    pub fn wear_out(&mut self) {
+        self.blocks = MOST_BLOCKS;
     }
 
     /// Says that nothing more will be sent.

@@ -189,3 +189,162 @@ fn bytes_of(hexadecimal: &str) -> Option<Vec<u8>> {
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     digits.map(byte).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One key on the curve P-256, as OpenSSL 3.0 writes it in SEC 1 ("secret" is the password of all that follow).
+    const PLAIN: &str = "-----BEGIN EC PRIVATE KEY-----\n\
+MHcCAQEEILHM5Bfu+MIg2f27OW3nQlARZvnA7VXvmHvEl9v0YC//oAoGCCqGSM49\n\
+AwEHoUQDQgAEajIaFwBR2SCqC0fZFAuBE8LwZUKIiJIWlPfrrvCSrKVb0qfCjFtA\n\
+F9d1YouSsjjKKBF3cn1pdVHFCJwNzCq3Gw==\n\
+-----END EC PRIVATE KEY-----\n";
+
+    /// The same key, encrypted by `openssl ec -aes128` and so on, and by `openssl pkcs8 -topk8`.
+    const ENCRYPTED: [&str; 7] = [
+        "-----BEGIN EC PRIVATE KEY-----\n\
+Proc-Type: 4,ENCRYPTED\n\
+DEK-Info: AES-128-CBC,4E7CAB2DDD42A3D1613E94F514C775C6\n\
+\n\
+k/V3kIYbJmBoUMvOsg6ll1jh1CacOIswVzVEZTKQ9IPl6X9MYKoBnSUo+FHfInXc\n\
+55GKUJsnvL/P2PgIN9/rLv3Eui+CQeBE3i68E3MnGgZQBDTdsewZPEL4GjWmRSDv\n\
+a/Jzgv7y9UmS8Koc88YCox5tYb0sLNfvv5E/sPxUqqw=\n\
+-----END EC PRIVATE KEY-----\n",
+        "-----BEGIN EC PRIVATE KEY-----\n\
+Proc-Type: 4,ENCRYPTED\n\
+DEK-Info: AES-192-CBC,63D41DCCEF6DADBECED58CA085C06493\n\
+\n\
+TI5BoMXWThJAjXzjrMk1dBzgz6buzU24bGOV/AKCjnnciX21qs1+s5ge380ECLNW\n\
+fe1LvoNxHFQvV3LFqurwoCtEm6gDlY6yZIUgLVzCrlBs2zpkN64tEI1fvob6WU9u\n\
+9K8dJ079UJTD0OuUyGuQFa//Vd0/6cGyxFC1Uvg6IdI=\n\
+-----END EC PRIVATE KEY-----\n",
+        "-----BEGIN EC PRIVATE KEY-----\n\
+Proc-Type: 4,ENCRYPTED\n\
+DEK-Info: AES-256-CBC,E6FB27CC6565A8BECB68724854DFB3F5\n\
+\n\
+1L+esvDE3RIGx6qBSd4Iy9S8Tw1eZXSkmMi94b6QYtxskLJ4fHVtyS18FaLnYMkl\n\
++lQOoi96An35f2z6QDFaPQ+0sx5zRzSqa9by0JRE0va074Ja15xKQOzGgXmA4xQS\n\
+UDNhlNxvR8fGXZ6yTADXqq7pMOib5trKDCEZBVBeGDg=\n\
+-----END EC PRIVATE KEY-----\n",
+        "-----BEGIN EC PRIVATE KEY-----\n\
+Proc-Type: 4,ENCRYPTED\n\
+DEK-Info: DES-EDE3-CBC,4F36EA35BF4F4FBC\n\
+\n\
+BUJ1ywmEWeG2UeM7ohhC8cv2fEywcedKBoq9wPRZzcAfJlU8syzpBeEQfdmNJC/4\n\
+ggLot+Xx6jDOIMQWVazwpL9+1QQoRw98qhFkKH/AqItUDjIFIWaRnHzyxOAW2MFr\n\
+axQF9IdoSoqx5+BuL82dRBIBVzsmBDPV1anZGOT0RAg=\n\
+-----END EC PRIVATE KEY-----\n",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\n\
+MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAgyfI07QHhNewICCAAw\n\
+DAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEKS7wkyvYup9UKzbX5tHvuUEgZAA\n\
+h+cjSALK5Ore7vuso0YRIJoF1bartWL6jJwHF5Jeu3/fp2KQ72wGkJM78Zzha4Sx\n\
+qZ1eN6aIa/s6RszNn1J6j7UTaeLh3ZH+u/u/7JVk928bl/swbg+QSEFRKYdsBFyb\n\
+9og2v7OXH8tMiiDH2E/BCBpCebEK1KEGs4C7Bmr+Rqh1vPZ+NRJBNJYgVDpR1h0=\n\
+-----END ENCRYPTED PRIVATE KEY-----\n",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\n\
+MIHjME4GCSqGSIb3DQEFDTBBMCkGCSqGSIb3DQEFDDAcBAgWAw4VRbFy6wICCAAw\n\
+DAYIKoZIhvcNAgkFADAUBggqhkiG9w0DBwQITGNtdV46lKUEgZCGeHUUaDZnCxCM\n\
+4Ne3pa9bBvo8mLFHLaHpZmKinzD+uSig30SHLpXbEKx+/5k0ZB+wZ+ZMPxF6d610\n\
+oeVcTrDj3r89WnGVcC6dgcSxbbaj9LMYEdVbLQoI4KsJuMW+kKJsiMt0tcOVLiWA\n\
+e2kQEWY6xFmTDsTYrfii6QkGtYBdgAp/SBPAp3vo+DtmRGyhKlg=\n\
+-----END ENCRYPTED PRIVATE KEY-----\n",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\n\
+MIHkME8GCSqGSIb3DQEFDTBCMCEGCSsGAQQB2kcECzAUBAg32WdC0X8UKQICQAAC\n\
+AQgCAQEwHQYJYIZIAWUDBAEqBBD6PxDolBV348ITzLrrrqIMBIGQnkk7kkierhIT\n\
+B9OpTC71YWNnzwol6sK0o+PYlZX42o2TN1IFu3M0yxABncugFrMlzuR5QEdzlUwB\n\
+8v/O2f3TLFJn1VeeYbVwFX97MmhccohGk4sWX5kwU73ED2ix+9czgLq4BY/d7L/g\n\
+s1yf4FiAVYDHvjlyf+Ruq3UKxb5OUDKh9FUX1RBmU2KoBxGWH6Ev\n\
+-----END ENCRYPTED PRIVATE KEY-----\n",
+    ];
+
+    fn key(bytes: &[u8]) -> Vec<u8> {
+        let password = Password::new("secret").unwrap();
+        let plain = parse(bytes, Some(&password)).unwrap();
+        let provider = rustls::crypto::ring::default_provider();
+        let loaded = provider.key_provider.load_private_key(plain).unwrap();
+        loaded.public_key().unwrap().to_vec()
+    }
+
+    #[test]
+    fn every_format_holds_the_same_key() {
+        let expected = key(PLAIN.as_bytes());
+        for text in ENCRYPTED {
+            assert!(key(text.as_bytes()) == expected, "{text}");
+            let (windows, around) = (text.replace('\n', "\r\n"), format!("Bag Attributes\n{text}\n"));
+            assert!(
+                key(windows.as_bytes()) == expected && key(around.as_bytes()) == expected,
+                "{text}"
+            );
+        }
+        let der = PrivateKeyDer::from_pem_slice(PLAIN.as_bytes()).unwrap();
+        assert!(key(der.secret_der()) == expected);
+        let (_, encrypted) = SecretDocument::from_pem(ENCRYPTED[4]).unwrap();
+        assert!(key(encrypted.as_bytes()) == expected);
+    }
+
+    #[test]
+    fn a_wrong_password_or_none_is_told() {
+        for text in ENCRYPTED {
+            assert!(matches!(parse(text.as_bytes(), None), Err(Problem::NoPassword)));
+            let wrong = Password::new("wrong").unwrap();
+            let opened = parse(text.as_bytes(), Some(&wrong));
+            // One in 256 wrong keys of the old format ends with good padding, and is no key then.
+            assert!(matches!(opened, Err(Problem::Other(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_told() {
+        for bytes in [
+            &b""[..],
+            b"\xff\x00",
+            b"-----BEGIN EC PRIVATE KEY-----\n",
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+            b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: RC2-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+            b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,xy\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+            b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+        ] {
+            let password = Password::new("secret").unwrap();
+            assert!(matches!(parse(bytes, Some(&password)), Err(Problem::Other(_))), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_is_refused() {
+        use std::fs::Permissions;
+        use std::os::unix::fs::chown;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        let open = |mode: u32| {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            load(&path, None).map(|_| ()).map_err(|error| error.to_string())
+        };
+        fs::write(&path, PLAIN).unwrap();
+        let is_root = fs::metadata(&path).unwrap().uid() == 0;
+        for (mode, of_root, of_others) in [
+            (0o600, true, true),
+            (0o640, true, false),
+            (0o660, false, false),
+            (0o604, false, false),
+        ] {
+            let refused = open(mode).is_err_and(|error| error.contains("has group or world access"));
+            assert_eq!(!refused, if is_root { of_root } else { of_others }, "{mode:o}");
+            if is_root {
+                chown(&path, Some(1), None).unwrap();
+                assert_eq!(open(mode).is_ok(), of_others, "{mode:o}");
+                chown(&path, Some(0), None).unwrap();
+            }
+        }
+        let missing = load(&directory.path().join("none"), None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            missing.starts_with("certificate present, but not private key file"),
+            "{missing}"
+        );
+        let special = load(directory.path(), None).unwrap_err().to_string();
+        assert!(special.ends_with("is not a regular file"), "{special}");
+    }
+}

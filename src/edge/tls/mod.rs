@@ -13,3 +13,6 @@ pub mod key;
 pub mod names;
 pub mod settings;
 pub mod verifier;
+
+#[cfg(test)]
+mod tests;
