@@ -38,7 +38,9 @@
 //! message's head lands where the next payload will overwrite it, or, when many messages are read at
 //! once, in a small buffer beside ([`core::spread`]). So a catch-up copies no payload byte in user
 //! space; commits, which come behind a head that was not expected, are moved down by its 30 bytes.
-//! There it is looked at, too ([`core::inspection`]): the decoder ([`core::wal`]) checks pages and records
+//! Where the connection is encrypted, TLS records are read into memory of their own, opened in it, and copied from there to the
+//! same place in the slot ([`ring::tls`]): one copy more. The handshake is the edge's ([`edge::tls`]).
+//! In the slot it is looked at, too ([`core::inspection`]): the decoder ([`core::wal`]) checks pages and records
 //! in place, and finds the commits, which are timed until they are durable and until they are
 //! acknowledged ([`core::transactions`]). What is written when, and how it becomes durable, is decided in [`core::demand`]
 //! (policies) and `core::schedule` (one durable write in flight when live, large plain writes and one
@@ -68,7 +70,7 @@
 //!
 //! # Deliberately absent
 //!
-//! TLS, compression. No thread but the loop's touches WAL while it is received; no SQPOLL (it takes a core), no linked write and fsync (a short write breaks the
+//! Compression. No thread but the loop's touches WAL while it is received; no SQPOLL (it takes a core), no linked write and fsync (a short write breaks the
 //! order), no retry of a failed sync (it would "succeed").
 
 pub mod core;

@@ -3,8 +3,8 @@
 //! Source: PostgreSQL doc protocol.sgml, "SSL Session Encryption"; libpq for the messages.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::client::{ResolvesClientCert, Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, ring};
@@ -145,7 +145,7 @@ pub async fn shake_hands(
     let peer = Peer {
         end_point: certificate.and_then(end_point),
         asked_for_certificate: identity.asked.load(Ordering::Relaxed),
-        got_certificate: identity.asked.load(Ordering::Relaxed) && identity.key.is_some(),
+        got_certificate: identity.forget_key() && identity.asked.load(Ordering::Relaxed),
     };
     Ok((Session::new(connection, &unread)?, peer))
 }
@@ -340,23 +340,32 @@ impl Handshake {
 /// Our certificate, and whether the server wanted to see it.
 #[derive(Debug)]
 struct Identity {
-    key: Option<Arc<CertifiedKey>>,
+    key: Mutex<Option<Arc<CertifiedKey>>>,
     asked: AtomicBool,
 }
 
 impl Identity {
     fn new(key: Option<Arc<CertifiedKey>>) -> Identity {
         Identity {
-            key,
+            key: Mutex::new(key),
             asked: AtomicBool::new(false),
         }
+    }
+
+    fn key(&self) -> MutexGuard<'_, Option<Arc<CertifiedKey>>> {
+        self.key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session keeps the configuration for what it does not use; the key need not be in memory as long. True if there was one.
+    fn forget_key(&self) -> bool {
+        self.key().take().is_some()
     }
 }
 
 impl ResolvesClientCert for Identity {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.asked.store(true, Ordering::Relaxed);
-        self.key.clone()
+        self.key().clone()
     }
 
     fn has_certs(&self) -> bool {
