@@ -1,8 +1,9 @@
-//! What to connect to and as whom: command line, connection string and environment resolved.
+//! What to connect to and as whom: command line, connection string, service file and environment resolved.
 //!
-//! Precedence, highest first: `-h`, `-p`, `-U`; the connection string of `-d`; the environment; what
-//! PostgreSQL has compiled in. Within the string the last value of a keyword wins, and an empty
-//! value says nothing. Source: `GetConnection` of PostgreSQL's pg_receivewal, and libpq.
+//! Precedence, highest first: `-h`, `-p`, `-U`; the connection string of `-d`; the service, if one is named; the
+//! environment; what PostgreSQL has compiled in. Within the string the last value of a keyword wins, and an empty
+//! value says nothing; in a service file and in the environment it stands, as with libpq. Source: `GetConnection` of
+//! PostgreSQL's pg_receivewal, and libpq.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,13 +16,14 @@ use crate::edge::passfile::{self, Wanted};
 use crate::edge::password::Password;
 use crate::edge::refusals;
 use crate::edge::require_auth::RequireAuth;
+use crate::edge::service;
 use crate::edge::settings::Settings;
 use crate::edge::socket::TcpOptions;
 use crate::edge::tls::settings::TlsSettings;
 use crate::error::{Error, Result};
 
-/// The database that a replication connection names unless told otherwise.
-const DEFAULT_DATABASE: &str = "replication";
+/// The database that a replication connection names unless the command line says otherwise.
+const REPLICATION: &str = "replication";
 
 /// Session settings that libpq takes from the environment alone.
 const SESSION_VARIABLES: [(&str, &str); 3] = [
@@ -84,16 +86,16 @@ impl Conninfo {
             Some(user) => user.to_owned(),
             None => system_user()?,
         };
-        let database = settings.value("dbname").unwrap_or(DEFAULT_DATABASE).to_owned();
+        let database = settings.value("dbname").unwrap_or(REPLICATION).to_owned();
         let require_auth = settings.value("require_auth").map(RequireAuth::parse);
         Ok(Conninfo {
             hosts: hosts::resolve(&settings)?,
-            startup: startup_parameters(&settings, explicit, env, &user, &database),
+            startup: startup_parameters(&settings, env, &user, &database),
             connect_timeout: positive(&settings, "connect_timeout")?
                 .map(|seconds| Duration::from_secs(seconds.into())),
             patience: None,
             tcp: tcp_options(&settings)?,
-            tls: TlsSettings::of(&settings, home(env).as_deref())?,
+            tls: TlsSettings::of(&settings, home_directory(env).as_deref())?,
             require_peer: settings.value("requirepeer").map(str::to_owned),
             require_auth: require_auth.transpose()?.unwrap_or_default(),
             password: settings.value("password").and_then(Password::new),
@@ -119,27 +121,34 @@ impl Conninfo {
     }
 }
 
-fn gather(explicit: &Explicit, env: &dyn Fn(&str) -> Option<String>) -> Result<Settings> {
+/// The value of every option, from wherever it comes; `env` looks up environment variables.
+///
+/// What pg_receivewal demands whatever it is told beats the service file and the environment: the database, the kind of
+/// the connection, and the application name to fall back to.
+pub fn gather(explicit: &Explicit, env: &dyn Fn(&str) -> Option<String>) -> Result<Settings> {
     let mut settings = Settings::default();
-    for (keyword, value) in connstring::parse(explicit.dbname.as_ref().map_or("", ConnectionString::as_str))?
-    {
+    settings.set("dbname", REPLICATION)?;
+    let string = explicit.dbname.as_ref().map_or("", ConnectionString::as_str);
+    for (keyword, value) in connstring::parse(string)? {
         settings.set(&keyword, &value)?;
     }
-    let options = [
-        ("host", &explicit.host),
-        ("port", &explicit.port),
-        ("user", &explicit.username),
+    let demanded = [
+        ("replication", "true"),
+        ("fallback_application_name", explicit.program_name.as_str()),
+        ("host", explicit.host.as_deref().unwrap_or("")),
+        ("port", explicit.port.as_deref().unwrap_or("")),
+        ("user", explicit.username.as_deref().unwrap_or("")),
     ];
-    for (keyword, value) in options {
-        settings.set(keyword, value.as_deref().unwrap_or(""))?;
+    for (keyword, value) in demanded {
+        settings.set(keyword, value)?;
     }
+    service::fill(&mut settings, env)?;
     settings.fill_from(env);
     Ok(settings)
 }
 
 fn startup_parameters(
     settings: &Settings,
-    explicit: &Explicit,
     env: &dyn Fn(&str) -> Option<String>,
     user: &str,
     database: &str,
@@ -157,11 +166,10 @@ fn startup_parameters(
         );
     };
     add("options", settings.value("options"));
-    // A fallback_application_name of the connection string has no say, as with pg_receivewal.
-    let program_name = explicit.program_name.as_str();
+    let name = settings.value("application_name");
     add(
         "application_name",
-        settings.value("application_name").or(Some(program_name)),
+        name.or(settings.value("fallback_application_name")),
     );
     // "auto" asks for the encoding of the locale; whatever that is, walring's own is UTF-8.
     let encoding = settings.value("client_encoding");
@@ -204,10 +212,11 @@ fn passfile_path(settings: &Settings, env: &dyn Fn(&str) -> Option<String>) -> O
     if let Some(path) = settings.value("passfile") {
         return Some(PathBuf::from(path));
     }
-    Some(home(env)?.join(".pgpass"))
+    Some(home_directory(env)?.join(".pgpass"))
 }
 
-fn home(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+/// Where libpq looks for files of the user's: HOME, or what the system says.
+pub fn home_directory(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
     match env("HOME").filter(|home| !home.is_empty()) {
         Some(home) => Some(PathBuf::from(home)),
         None => Some(User::from_uid(geteuid()).ok()??.dir),
@@ -292,7 +301,7 @@ mod tests {
             ("", "replication"),
             ("host=a", "replication"),
             ("replication=database dbname=x", "x"),
-            ("x", "x"),
+            ("postgresql:///x", "x"),
         ] {
             let info = resolve(&given(dbname), &[("PGDATABASE", "ignored")]).unwrap();
             assert_eq!(startup(&info, "replication").as_deref(), Some("true"));
@@ -353,11 +362,6 @@ mod tests {
         ] {
             assert_eq!(resolve(&given(dbname), &[]).unwrap_err().to_string(), message);
         }
-        let error = resolve(&given(""), &[("PGSERVICE", "x")]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "service value \"x\" is not supported: service files are not read"
-        );
     }
 
     #[test]

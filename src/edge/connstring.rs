@@ -1,14 +1,17 @@
 //! Connection strings: lists of `keyword = value` and URIs, by libpq's rules and in its words.
 //!
-//! Source: PostgreSQL doc libpq.sgml, "Connection Strings". Messages about a URI do not repeat the
-//! URI, as libpq's do: it may hold a password, and messages end up in logs.
+//! Source: PostgreSQL doc libpq.sgml, "Connection Strings"; libpq's fe-connect.c. Messages repeat what libpq's do,
+//! but for what may be a part of a password: they end up in logs.
+//!
+//! The text is UTF-8, and so is what its percent-encoding stands for. A password that is not has its place in the
+//! password file, which is read as bytes.
 
 use std::fmt;
 use std::iter::Peekable;
 use std::str::Chars;
 
 use crate::edge::settings;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 
 /// What `-d` was given. `Debug` does not show it, for it may hold a password.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -20,9 +23,9 @@ impl ConnectionString {
         &self.0
     }
 
-    /// Whether a password is in it.
+    /// Whether a password is in it, be it one that a later one replaces.
     pub fn holds_secret(&self) -> bool {
-        parse(&self.0).is_ok_and(|pairs| has_secret(&pairs))
+        parse_all(&self.0).is_ok_and(|pairs| has_secret(&pairs))
     }
 }
 
@@ -38,21 +41,33 @@ impl fmt::Debug for ConnectionString {
     }
 }
 
-/// Settings in the order given; every keyword is known.
+/// Options with their values; every keyword is one of libpq's.
 pub type Pairs = Vec<(String, String)>;
+
+/// What to do about a URI that seems to have a password in the wrong places.
+const ENCODE: &str = "In a password, \"@\" is written %40, \"/\" %2F and \"?\" %3F.";
 
 const URI_SCHEMES: [&str; 2] = ["postgresql://", "postgres://"];
 
-/// Parses what `-d` was given: a URI, a keyword/value list, or (having neither scheme nor `=`) the
-/// plain name of a database.
+/// Parses what `-d` was given: a URI or a list of keywords with values.
+///
+/// Each option is there once, with its last value, which may be empty.
 pub fn parse(text: &str) -> Result<Pairs> {
-    if let Some(rest) = URI_SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme)) {
-        return parse_uri(rest);
+    let mut pairs = Pairs::new();
+    for (keyword, value) in parse_all(text)? {
+        let (keyword, value) = settings::in_todays_words(&keyword, &value);
+        pairs.retain(|(earlier, _)| earlier != keyword);
+        pairs.push((keyword.to_owned(), value.to_owned()));
     }
-    if !text.contains('=') {
-        return Ok(vec![("dbname".to_owned(), text.to_owned())]);
+    Ok(pairs)
+}
+
+/// Everything that is given, in the order given.
+fn parse_all(text: &str) -> Result<Pairs> {
+    match URI_SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme)) {
+        Some(rest) => parse_uri(rest, Uri::new(text)),
+        None => parse_keyword_list(text),
     }
-    parse_keyword_list(text)
 }
 
 fn parse_keyword_list(text: &str) -> Result<Pairs> {
@@ -75,13 +90,13 @@ fn parse_keyword_list(text: &str) -> Result<Pairs> {
                 format!("missing \"=\" after \"{keyword}\" in connection info string"),
             ));
         }
-        check(&keyword, &pairs)?;
         skip_blanks(&mut rest);
         let value = if rest.next_if_eq(&'\'').is_some() {
             quoted_value(&mut rest)?
         } else {
             plain_value(&mut rest)
         };
+        check(&keyword, &pairs)?;
         pairs.push((keyword, value));
     }
 }
@@ -119,23 +134,118 @@ fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
 }
 
+/// A URI, for messages about it.
+#[derive(Clone, Copy)]
+struct Uri<'a> {
+    text: &'a str,
+    /// Whether nothing in it can be a secret.
+    is_public: bool,
+}
+
+impl<'a> Uri<'a> {
+    fn new(text: &'a str) -> Uri<'a> {
+        let plain = String::from_utf8_lossy(&leniently_decoded(text)).into_owned();
+        // A password that was not encoded may end anywhere, but there is an "@" behind it.
+        let signs = ["@", "password", "secret", "scram_"];
+        Uri {
+            text,
+            is_public: !signs.iter().any(|sign| plain.contains(sign)),
+        }
+    }
+
+    /// The piece that a message ends with, if it may be shown.
+    fn quoted(self, piece: &str) -> String {
+        match self.is_public {
+            true => format!(": \"{}\"", printable(piece)),
+            false => String::new(),
+        }
+    }
+
+    /// An error in the URI as a whole.
+    fn error(self, message: &str) -> Error {
+        Error::usage(format!("{message}{}", self.quoted(self.text)))
+    }
+
+    /// Decodes a piece of the URI strictly, unlike what most crates do: a lone `%`, a NUL, blanks within and invalid
+    /// UTF-8 are errors. Spaces around it are not a part of it, as since PostgreSQL 18.
+    fn decoded(self, piece: &str) -> Result<String> {
+        let begun = piece.trim_start_matches(' ');
+        let (word, behind) = begun.split_at(begun.find(is_blank).unwrap_or(begun.len()));
+        let mut bytes = Vec::with_capacity(word.len());
+        let mut rest = word.as_bytes();
+        while let Some((&byte, next)) = rest.split_first() {
+            rest = next;
+            if byte != b'%' {
+                bytes.push(byte);
+                continue;
+            }
+            let message = match percent_encoded(next) {
+                None => "invalid percent-encoded token",
+                Some(0) => "forbidden value %00 in percent-encoded value",
+                Some(decoded) => {
+                    bytes.push(decoded);
+                    rest = &next[2..];
+                    continue;
+                }
+            };
+            return Err(Error::usage(format!("{message}{}", self.quoted(piece))));
+        }
+        if !behind.trim_start_matches(' ').is_empty() {
+            let shown = if self.is_public {
+                printable(piece)
+            } else {
+                "...".to_owned()
+            };
+            return Err(Error::usage(format!(
+                "unexpected spaces found in \"{shown}\", use percent-encoded spaces (%20) instead"
+            )));
+        }
+        String::from_utf8(bytes).map_err(|_| Error::usage("percent-encoded value in URI is not valid UTF-8"))
+    }
+}
+
+/// The byte that two hexadecimal digits at the beginning of `text` stand for.
+fn percent_encoded(text: &[u8]) -> Option<u8> {
+    let digit = |at: usize| char::from(*text.get(at)?).to_digit(16);
+    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
+}
+
+/// With what is no token left as it is.
+fn leniently_decoded(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        let token = (byte == b'%').then(|| percent_encoded(behind)).flatten();
+        bytes.push(token.unwrap_or(byte));
+        rest = if token.is_some() { &behind[2..] } else { behind };
+    }
+    bytes
+}
+
 /// Parses what follows the scheme: `[user[:password]@][host][:port][,...][/dbname][?name=value&...]`.
-fn parse_uri(text: &str) -> Result<Pairs> {
+fn parse_uri(text: &str, uri: Uri<'_>) -> Result<Pairs> {
     let (mut identity, mut pairs) = (Pairs::new(), Pairs::new());
+    // What is empty here says nothing, not even in place of something earlier.
+    let add = |pairs: &mut Pairs, keyword: &str, value: &str| -> Result<()> {
+        if !value.is_empty() {
+            pairs.push((keyword.to_owned(), uri.decoded(value)?));
+        }
+        Ok(())
+    };
     let mut rest = text;
     if let Some(end) = text.find(['@', '/']).filter(|end| text[*end..].starts_with('@')) {
         let (user, password) = text[..end].split_once(':').unwrap_or((&text[..end], ""));
-        identity.push(("user".to_owned(), percent_decoded(user)?));
-        identity.push(("password".to_owned(), percent_decoded(password)?));
+        add(&mut identity, "user", user)?;
+        add(&mut identity, "password", password)?;
         rest = &text[end + 1..];
     }
 
     let (mut hosts, mut ports) = (Vec::new(), Vec::new());
     loop {
-        let (host, port, behind) = parse_uri_host(rest)?;
+        let (host, port, behind) = parse_uri_host(rest, uri)?;
         check_uri_host(host, port, behind)?;
-        hosts.push(percent_decoded(host)?);
-        ports.push(percent_decoded(port)?);
+        hosts.push(host);
+        ports.push(port);
         match behind.strip_prefix(',') {
             Some(next) => rest = next,
             None => {
@@ -144,35 +254,33 @@ fn parse_uri(text: &str) -> Result<Pairs> {
             }
         }
     }
-    pairs.push(("host".to_owned(), hosts.join(",")));
-    pairs.push(("port".to_owned(), ports.join(",")));
+    add(&mut pairs, "host", &hosts.join(","))?;
+    add(&mut pairs, "port", &ports.join(","))?;
 
     if let Some(path) = rest.strip_prefix('/') {
         let end = path.find('?').unwrap_or(path.len());
-        pairs.push(("dbname".to_owned(), percent_decoded(&path[..end])?));
+        add(&mut pairs, "dbname", &path[..end])?;
         rest = &path[end..];
     }
-    if let Some(parameters) = rest.strip_prefix('?').filter(|text| !text.is_empty()) {
-        for parameter in parameters.split('&') {
-            pairs.push(parse_uri_parameter(parameter, &pairs)?);
-        }
-    }
+    parse_uri_parameters(rest.strip_prefix('?').unwrap_or(""), uri, &mut pairs)?;
     identity.append(&mut pairs);
     Ok(identity)
 }
 
 /// Splits off one host with its port: host, port (both still encoded), what follows.
-fn parse_uri_host(text: &str) -> Result<(&str, &str, &str)> {
+fn parse_uri_host<'a>(text: &'a str, uri: Uri<'_>) -> Result<(&'a str, &'a str, &'a str)> {
     let (host, behind) = if let Some(inner) = text.strip_prefix('[') {
         let (host, behind) = inner.split_once(']').ok_or_else(|| {
-            Error::usage("end of string reached when looking for matching \"]\" in IPv6 host address in URI")
+            uri.error("end of string reached when looking for matching \"]\" in IPv6 host address in URI")
         })?;
         if host.is_empty() {
-            return Err(Error::usage("IPv6 host address may not be empty in URI"));
+            return Err(uri.error("IPv6 host address may not be empty in URI"));
         }
         if let Some(c) = behind.chars().next().filter(|c| !":/?,".contains(*c)) {
-            return Err(Error::usage(format!(
-                "unexpected character \"{c}\" behind the IPv6 host address in URI (expected \":\" or \"/\")"
+            let position = uri.text.len() - behind.len() + 1;
+            return Err(uri.error(&format!(
+                "unexpected character \"{}\" at position {position} in URI (expected \":\" or \"/\")",
+                printable(c.encode_utf8(&mut [0; 4]))
             )));
         }
         (host, behind)
@@ -190,55 +298,54 @@ fn parse_uri_host(text: &str) -> Result<(&str, &str, &str)> {
 fn check_uri_host(host: &str, port: &str, behind: &str) -> Result<()> {
     let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
     if host.contains('@') || (!is_number && behind.contains('@')) {
-        return Err(Error::usage("unexpected \"@\" in host or port of URI")
-            .with_hint("In a password, \"@\" is written %40 and \"/\" %2F."));
+        return Err(Error::usage("unexpected \"@\" in host or port of URI").with_hint(ENCODE));
     }
     Ok(())
 }
 
-fn parse_uri_parameter(text: &str, before: &[(String, String)]) -> Result<(String, String)> {
-    let (keyword, value) = text.split_once('=').ok_or_else(|| {
-        let text = shown(text, before);
-        let message = format!("missing key/value separator \"=\" in URI query parameter: \"{text}\"");
-        usage_behind(before, message)
-    })?;
-    if value.contains('=') {
-        let keyword = shown(keyword, before);
-        let message = format!("extra key/value separator \"=\" in URI query parameter: \"{keyword}\"");
-        return Err(usage_behind(before, message));
+/// Parses `name=value&...` and adds it to `pairs`.
+fn parse_uri_parameters(text: &str, uri: Uri<'_>, pairs: &mut Pairs) -> Result<()> {
+    // Behind an "@" that was not encoded is a host, and before it the rest of a password.
+    let may_be_password = text.contains('@');
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (parameter, behind) = rest.split_once('&').unwrap_or((rest, ""));
+        rest = behind;
+        let pair = parse_uri_parameter(parameter, uri, |message, piece| {
+            if may_be_password {
+                return Error::usage(format!("{message}: \"...\"")).with_hint(ENCODE);
+            }
+            usage_behind(pairs, format!("{message}: \"{}\"", shown(piece, pairs)))
+        })?;
+        pairs.push(pair);
     }
-    let (keyword, value) = (percent_decoded(keyword)?, percent_decoded(value)?);
+    Ok(())
+}
+
+/// Parses one parameter; `wrong` makes an error of a message and the piece it is about.
+fn parse_uri_parameter(
+    text: &str,
+    uri: Uri<'_>,
+    wrong: impl Fn(&str, &str) -> Error,
+) -> Result<(String, String)> {
+    let (keyword, value) = text
+        .split_once('=')
+        .ok_or_else(|| wrong("missing key/value separator \"=\" in URI query parameter", text))?;
+    if value.contains('=') {
+        return Err(wrong(
+            "extra key/value separator \"=\" in URI query parameter",
+            keyword,
+        ));
+    }
+    let (keyword, value) = (uri.decoded(keyword)?, uri.decoded(value)?);
     // JDBC's way to say it, which libpq accepts.
     if keyword == "ssl" && value == "true" {
         return Ok(("sslmode".to_owned(), "require".to_owned()));
     }
-    check(&keyword, before)?;
-    Ok((keyword, value))
-}
-
-/// Strict, unlike what most crates do: a lone `%`, a NUL and invalid UTF-8 are errors.
-fn percent_decoded(text: &str) -> Result<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, behind)) = rest.split_first() {
-        rest = behind;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |at: usize| (*behind.get(at)? as char).to_digit(16);
-        match digit(0).zip(digit(1)).map(|(high, low)| (high * 16 + low) as u8) {
-            None => return Err(Error::usage("invalid percent-encoded token in URI")),
-            Some(0) => {
-                return Err(Error::usage(
-                    "forbidden value %00 in percent-encoded value in URI",
-                ));
-            }
-            Some(decoded) => bytes.push(decoded),
-        }
-        rest = &behind[2..];
+    if !settings::is_known(&keyword) {
+        return Err(wrong("invalid URI query parameter", &keyword));
     }
-    String::from_utf8(bytes).map_err(|_| Error::usage("percent-encoded value in URI is not valid UTF-8"))
+    Ok((keyword, value))
 }
 
 /// Whether a value is not to be shown.
@@ -249,9 +356,13 @@ fn has_secret(pairs: &[(String, String)]) -> bool {
         .any(|(keyword, value)| secrets.contains(&keyword.as_str()) && !value.is_empty())
 }
 
-/// A piece of the text for a message; behind a password that was not written as it should be it may be a part of that.
-fn shown<'a>(piece: &'a str, before: &[(String, String)]) -> &'a str {
-    if has_secret(before) { "..." } else { piece }
+/// A piece of the text for a message; behind a password that was not written as it should be it may be a part of that,
+/// and so may what has an "@".
+fn shown(piece: &str, before: &[(String, String)]) -> String {
+    if has_secret(before) || piece.contains('@') {
+        return "...".to_owned();
+    }
+    printable(piece)
 }
 
 /// An error in the text, with a hint where the password before it may be the reason.
@@ -270,13 +381,11 @@ fn check(keyword: &str, before: &[(String, String)]) -> Result<()> {
     if settings::is_known(keyword) {
         return Ok(());
     }
+    let error = usage_behind(before, settings::unknown(&shown(keyword, before)));
     if keyword.contains('@') {
-        // It may hold a password, too.
-        let error = Error::usage(settings::unknown("..."));
         return Err(error.with_hint("A URI begins with \"postgresql://\"."));
     }
-    let keyword = shown(keyword, before);
-    Err(usage_behind(before, settings::unknown(keyword)))
+    Err(error)
 }
 
 #[cfg(test)]
@@ -297,11 +406,20 @@ mod tests {
     #[test]
     fn keyword_lists_are_read_as_libpq_reads_them() {
         for (text, expected) in [
-            ("", "dbname="),
-            ("mydb", "dbname=mydb"),
+            ("", ""),
+            (
+                "mydb",
+                "error: missing \"=\" after \"mydb\" in connection info string",
+            ),
+            (
+                "u:pw@h",
+                "error: missing \"=\" after \"...\" in connection info string",
+            ),
             ("host=a port=1", "host=a|port=1"),
             (" host = a\tport =1\n", "host=a|port=1"),
-            ("host=a host=b", "host=a|host=b"),
+            ("host=a user=u host=b", "user=u|host=b"),
+            ("host=a host=", ""),
+            ("requiressl=1", "sslmode=require"),
             ("password='it\\'s \\\\ x' user=u", "password=it's \\ x|user=u"),
             ("password=a\\ b\\'c user=u", "password=a b'c|user=u"),
             ("user=''", ""),
@@ -324,7 +442,6 @@ mod tests {
                 "error: unterminated quoted string in connection info string",
             ),
         ] {
-            let expected = if expected == "dbname=" { "" } else { expected };
             assert_eq!(given(text), expected, "{text:?}");
         }
     }
@@ -353,15 +470,15 @@ mod tests {
             ("postgresql://h/a@b", "host=h|dbname=a@b"),
             (
                 "postgresql://[::1",
-                "error: end of string reached when looking for matching \"]\" in IPv6 host address in URI",
+                "error: end of string reached when looking for matching \"]\" in IPv6 host address in URI: \"postgresql://[::1\"",
             ),
             (
                 "postgresql://[]/",
-                "error: IPv6 host address may not be empty in URI",
+                "error: IPv6 host address may not be empty in URI: \"postgresql://[]/\"",
             ),
             (
                 "postgresql://[::1]x",
-                "error: unexpected character \"x\" behind the IPv6 host address in URI (expected \":\" or \"/\")",
+                "error: unexpected character \"x\" at position 19 in URI (expected \":\" or \"/\"): \"postgresql://[::1]x\"",
             ),
             (
                 "postgresql://h?x",
@@ -371,12 +488,22 @@ mod tests {
                 "postgresql://h?x=a=b",
                 "error: extra key/value separator \"=\" in URI query parameter: \"x\"",
             ),
-            ("postgresql://h%zz", "error: invalid percent-encoded token in URI"),
-            ("postgresql://h%4", "error: invalid percent-encoded token in URI"),
+            ("postgresql://h?a=b", "error: invalid URI query parameter: \"a\""),
+            ("postgresql://h?port=1&", "host=h|port=1"),
+            (
+                "postgresql://h%zz",
+                "error: invalid percent-encoded token: \"h%zz\"",
+            ),
+            ("postgresql://u@h%4", "error: invalid percent-encoded token"),
             (
                 "postgresql://h%00",
-                "error: forbidden value %00 in percent-encoded value in URI",
+                "error: forbidden value %00 in percent-encoded value: \"h%00\"",
             ),
+            (
+                "postgresql://h/a b",
+                "error: unexpected spaces found in \"a b\", use percent-encoded spaces (%20) instead",
+            ),
+            ("postgresql:// h /d", "host=h|dbname=d"),
             (
                 "postgresql://%FF",
                 "error: percent-encoded value in URI is not valid UTF-8",
@@ -398,6 +525,11 @@ mod tests {
             "postgresql://h?password=my&secret",
             "postgresql://h?password=my&secret=1",
             "postgresql://h?password=my&a=secret=1",
+            "postgresql://h?p%61ssword=secret%",
+            "postgresql://h?password=my secret",
+            "postgresql://u:my/secret%zz@h",
+            "postgresql://u:my/?secret@h",
+            "postgresql://u:my/?my&secret&my@h",
         ] {
             let error = parse(text).unwrap_err();
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
@@ -412,6 +544,7 @@ mod tests {
             "password=my host=h secret host=h",
             "password='my secret",
             "u:secret@h?sslmode=disable",
+            "u:secret@h",
         ] {
             let error = parse(text).unwrap_err();
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
@@ -428,5 +561,6 @@ mod tests {
         assert!(text("postgresql://u:secret@h").holds_secret());
         assert!(!text("postgresql://u@h").holds_secret());
         assert!(!text("host=h password=''").holds_secret());
+        assert!(text("password=secret password=").holds_secret());
     }
 }

@@ -35,10 +35,10 @@ pub enum Target {
 }
 
 impl Host {
-    /// What this host is called in a password file. libpq's default directory is `localhost` there.
+    /// What this host is called in a password file. The default directory is `localhost` there, even where an address
+    /// says how to get to the host.
     pub fn password_file_name(&self) -> &str {
-        let is_default = SOCKET_DIRECTORIES.contains(&self.name.as_str());
-        if self.target == Target::Socket && is_default {
+        if self.name == default_socket_directory() {
             "localhost"
         } else {
             &self.name
@@ -192,5 +192,11 @@ mod tests {
         assert_eq!(host("").password_file_name(), "localhost");
         assert_eq!(host("/elsewhere").password_file_name(), "/elsewhere");
         assert_eq!(host("db1").password_file_name(), "db1");
+        let by_address = resolve_one(default_socket_directory().to_owned(), "::1", 5432).unwrap();
+        assert_eq!(by_address.password_file_name(), "localhost");
+        let other = SOCKET_DIRECTORIES
+            .into_iter()
+            .find(|other| *other != default_socket_directory());
+        assert_eq!(host(other.unwrap()).password_file_name(), other.unwrap());
     }
 }

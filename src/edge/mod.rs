@@ -38,6 +38,7 @@ pub mod report;
 pub mod require_auth;
 pub mod rest;
 pub mod savings;
+pub mod service;
 pub mod session;
 pub mod settings;
 pub mod socket;

@@ -1,10 +1,11 @@
 //! The password file, `~/.pgpass`: lines of `host:port:database:user:password`.
 //!
-//! Source: PostgreSQL doc libpq.sgml, "The Password File".
+//! Source: PostgreSQL doc libpq.sgml, "The Password File"; `passwordFromFile` of libpq's fe-connect.c. The file is read
+//! as bytes, for a password may have any encoding.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::edge::password::Password;
@@ -22,12 +23,12 @@ pub struct Wanted<'a> {
     pub user: &'a str,
 }
 
-/// The password of the first line that matches.
+/// The password of the first line that matches; an empty one is none.
 ///
 /// A file that is missing says nothing. One that others may read, or that is no plain file, is left
 /// alone with a warning, as libpq does; a credential of systemd's may be readable by its group.
 pub fn look_up(path: &Path, wanted: &Wanted<'_>) -> Option<Password> {
-    let mut file = match File::open(path) {
+    let mut file = match open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => {
@@ -65,6 +66,14 @@ pub fn look_up(path: &Path, wanted: &Wanted<'_>) -> Option<Password> {
     find(&text, wanted)
 }
 
+/// Opens the file; a pipe without a writer must not hold up anything.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+}
+
 /// Whether systemd has put the file there (`LoadCredential=`): those look as if their group could read them, because
 /// the service's user is let in by an access control list. Their directory is closed to everybody else.
 pub fn is_credential(path: &Path) -> bool {
@@ -75,17 +84,26 @@ pub fn is_credential(path: &Path) -> bool {
 fn find(text: &[u8], wanted: &Wanted<'_>) -> Option<Password> {
     let port = wanted.port.to_string();
     let expected = [wanted.host, &port, wanted.database, wanted.user];
-    text.split(|byte| *byte == b'\n')
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+    let password = text
+        .split(|byte| *byte == b'\n')
         .filter(|line| !line.starts_with(b"#"))
+        .map(without_returns)
         .find_map(|line| {
-            let password = expected.iter().try_fold(line, |rest, field| {
+            expected.iter().try_fold(line, |rest, field| {
                 let (pattern, rest) = split_field(rest)?;
                 (pattern == b"*" || unescaped(pattern) == field.as_bytes()).then_some(rest)
-            })?;
-            let password = split_field(password).map_or(password, |(password, _)| password);
-            Password::new(unescaped(password))
-        })
+            })
+        })?;
+    let password = split_field(password).map_or(password, |(password, _)| password);
+    Password::new(unescaped(password))
+}
+
+/// A line without what editors of other systems leave at its end.
+fn without_returns(mut line: &[u8]) -> &[u8] {
+    while let Some(shorter) = line.strip_suffix(b"\r") {
+        line = shorter;
+    }
+    line
 }
 
 /// Splits at the first colon that has no backslash before it.
@@ -140,6 +158,10 @@ mod tests {
             ("*:*:*:walrin:a", None),
             ("*:*:*:*", None),
             ("*:*:*:*:", None),
+            ("*:*:*:*:\n*:*:*:*:two", None),
+            ("*:*:*:*:one\r\r\n", Some("one")),
+            ("*:*:*:*:one\\", Some("one\\")),
+            ("\u{feff}*:*:*:*:one", None),
             ("", None),
         ] {
             assert_eq!(found(text).as_deref(), expected, "{text:?}");
@@ -157,5 +179,20 @@ mod tests {
             assert_eq!(look_up(&path, &WANTED).is_some(), expected, "{mode:o}");
         }
         assert!(look_up(directory.path(), &WANTED).is_none());
+    }
+
+    #[test]
+    fn a_pipe_is_no_password_file_and_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        assert!(look_up(&path, &WANTED).is_none());
     }
 }

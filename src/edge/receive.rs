@@ -23,6 +23,7 @@ use super::password::PasswordPrompt;
 use super::patience::Patience;
 use super::savings;
 use super::session::{Outcome, Receiving};
+use super::settings;
 use super::summary::Summary;
 use super::supervisor;
 use crate::core::lsn::Lsn;
@@ -279,6 +280,7 @@ fn connection_settings(options: &ConnectionOptions) -> Result<Conninfo> {
         username: options.username.clone(),
         program_name: options.program_name.clone(),
     };
+    settings::check_environment(std::env::vars_os())?;
     let info = Conninfo::resolve(&explicit, &|name| std::env::var(name).ok())?;
     hide_passwords(options.dbname.as_ref());
     Ok(info)

@@ -52,8 +52,6 @@ const CHOICES: &[Choice] = &[
 
 /// Options that cannot be honoured whatever their value.
 const UNSUPPORTED: &[(&str, &str)] = &[
-    ("service", "service files are not read"),
-    ("servicefile", "service files are not read"),
     ("sslkeylogfile", "keys are written to no file"),
     ("scram_client_key", "only a password can be used for SCRAM"),
     ("scram_server_key", "only a password can be used for SCRAM"),
@@ -72,7 +70,7 @@ pub fn check(settings: &Settings) -> Result<()> {
 impl Choice {
     fn check(&self, settings: &Settings) -> Result<()> {
         let keyword = self.keyword;
-        match settings.value(keyword) {
+        match settings.given(keyword) {
             None => Ok(()),
             Some(value) if self.honoured.contains(&value) => Ok(()),
             Some(value) if self.refused.contains(&value) => Err(refusal(keyword, value, self.lacking)),
@@ -107,7 +105,6 @@ mod tests {
             ("target_session_attrs", "prefer-standby"),
             ("load_balance_hosts", "random"),
             ("min_protocol_version", "3.2"),
-            ("service", "x"),
         ] {
             let start = format!("{keyword} value \"{value}\" is not supported: ");
             let verdict = verdict(keyword, value);
@@ -141,5 +138,9 @@ mod tests {
             verdict("gssencmode", "Require"),
             "invalid gssencmode value: \"Require\""
         );
+        let mut settings = Settings::default();
+        settings.fill_from(&|name| (name == "PGGSSENCMODE").then(String::new));
+        let error = check(&settings).unwrap_err();
+        assert_eq!(error.to_string(), "invalid gssencmode value: \"\"");
     }
 }
