@@ -6,6 +6,7 @@
 
 pub mod archive;
 pub mod http;
+pub mod libpq;
 pub mod login;
 pub mod lsn;
 pub mod meeting;
