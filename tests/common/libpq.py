@@ -1,6 +1,7 @@
 """Asks libpq itself: libpq.py LIBRARY
 
-The first line on standard output tells what the library is: {"version", "options": {keyword: [variable, default]}}.
+The first line on standard output tells what the library is: {"version", "directory", "options": {keyword: [variable,
+default]}}, with the directory of the server's socket.
 Then each line on standard input is a question, and each line on standard output its answer:
 
     {"parse": STRING}                         what PQconninfoParse makes of it: {"values"} or {"error"}
@@ -94,11 +95,15 @@ libpq.PQconninfo.argtypes = [ctypes.c_void_p]
 libpq.PQconninfoFree.argtypes = [ctypes.POINTER(Option)]
 libpq.PQconndefaults.restype = ctypes.POINTER(Option)
 libpq.PQconnectStartParams.restype = ctypes.c_void_p
-libpq.PQerrorMessage.argtypes = libpq.PQpass.argtypes = libpq.PQfinish.argtypes = [ctypes.c_void_p]
-libpq.PQerrorMessage.restype = libpq.PQpass.restype = ctypes.c_char_p
+for function in (libpq.PQerrorMessage, libpq.PQhost, libpq.PQpass, libpq.PQfinish):
+    function.argtypes = [ctypes.c_void_p]
+libpq.PQerrorMessage.restype = libpq.PQhost.restype = libpq.PQpass.restype = ctypes.c_char_p
 
 os.environb.clear()
 known = {keyword: [variable, default] for keyword, variable, default, _ in options(libpq.PQconndefaults())}
-print(json.dumps({"version": libpq.PQlibVersion(), "options": known}), flush=True)
+stopped = libpq.PQconnectStartParams(array(["target_session_attrs"]), array([NOWHERE]), 0)
+about = {"version": libpq.PQlibVersion(), "directory": text(libpq.PQhost(stopped)), "options": known}
+libpq.PQfinish(stopped)
+print(json.dumps(about), flush=True)
 for line in sys.stdin:
     print(json.dumps(answer(json.loads(line))), flush=True)

@@ -22,6 +22,7 @@ pub struct Libpq {
 #[derive(Deserialize)]
 struct About {
     version: u32,
+    directory: String,
     options: BTreeMap<String, (Option<String>, Option<String>)>,
 }
 
@@ -76,6 +77,11 @@ impl Libpq {
     /// As in `150018`.
     pub fn version(&self) -> u32 {
         self.about.version
+    }
+
+    /// Where it looks for the server's socket.
+    pub fn socket_directory(&self) -> &str {
+        &self.about.directory
     }
 
     /// The options it knows.
