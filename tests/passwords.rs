@@ -28,9 +28,16 @@ enum Given {
     Uri,
     Environment,
     File,
+    Service,
 }
 
-const WAYS: [Given; 4] = [Given::String, Given::Uri, Given::Environment, Given::File];
+const WAYS: [Given; 5] = [
+    Given::String,
+    Given::Uri,
+    Given::Environment,
+    Given::File,
+    Given::Service,
+];
 
 // ---- what is said ----
 
@@ -42,6 +49,7 @@ fn nothing_that_is_said_or_served_contains_the_password() {
         ("md5", Given::Uri, "json"),
         ("scram", Given::Environment, "json"),
         ("scram", Given::File, "text"),
+        ("scram", Given::Service, "text"),
     ] {
         let (archive, other) = (Archive::new(), Archive::new());
         let log = other.file("times.hlog");
@@ -155,6 +163,7 @@ fn memory_holds_a_password_only_where_the_next_login_needs_it() {
         ("scram", Given::File, 0),
         // For the next login.
         ("scram", Given::Environment, 1),
+        ("scram", Given::Service, 1),
         // That, and the options.
         ("scram", Given::String, 2),
     ] {
@@ -248,6 +257,12 @@ fn receive(server: &Server, archive: &Archive, other: &Archive, user: &str, give
         Given::Uri => command.args(["-d", &format!("postgresql://{user}:{PASSWORD}@127.0.0.1/")]),
         Given::Environment => command.env("PGPASSWORD", PASSWORD),
         Given::File => command.env("PGPASSFILE", password_file(other)),
+        Given::Service => {
+            other.write("services", format!("[s]\npassword={PASSWORD}\n").as_bytes());
+            command
+                .env("PGSERVICE", "s")
+                .env("PGSERVICEFILE", other.file("services"))
+        }
     };
     command
 }

@@ -11,6 +11,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use common::libpq::{Libpq, Resolved};
+use common::login::server_asking_for;
+use common::server::ServerOptions;
+use common::skip::skip;
+use common::{Archive, Process, Server, program};
 use fastrand::Rng;
 use walring::edge::conninfo::{self, Conninfo, Explicit};
 use walring::edge::service;
@@ -86,6 +90,249 @@ fn seeds(count: u64) -> impl Iterator<Item = u64> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let first = number("SEED").unwrap_or(0);
     first..first + number("COUNT").unwrap_or(count)
+}
+
+// ---- servers, by walring and by pg_receivewal ----
+
+#[test]
+fn a_service_leads_where_it_leads_pg_receivewal() {
+    let place = Place::new(server_asking_for(PASSWORD));
+    let port = place.server.port();
+    let right = format!("host=127.0.0.1\nport={port}\nuser=scram\npassword={PASSWORD}\n");
+    let elsewhere = format!("host=127.0.0.1\nport=1\nuser=nobody\npassword={PASSWORD}\ndbname=elsewhere\n");
+    place.home.write(
+        ".pg_service.conf",
+        format!("# ours\n[right]\n{right}\n[elsewhere]\n{elsewhere}[wrong]\nuser = scram\n").as_bytes(),
+    );
+    place
+        .home
+        .write("pg_service.conf", format!("[of_system]\n{right}").as_bytes());
+    let at_port = port.to_string();
+    let cases: &[(&[&str], &[(&str, &str)], &str)] = &[
+        (&["-d", "service=right"], &[], LOGGED_IN),
+        (&["-d", "postgresql://?service=right"], &[], LOGGED_IN),
+        (&[], &[("PGSERVICE", "right")], LOGGED_IN),
+        (
+            &[],
+            &[("PGSERVICE", "of_system"), ("PGPORT", "1"), ("PGUSER", "nobody")],
+            LOGGED_IN,
+        ),
+        (
+            &["-d", "service=right"],
+            &[("PGSERVICE", "gone"), ("PGPASSWORD", "wrong")],
+            LOGGED_IN,
+        ),
+        (
+            &["-d", "service=elsewhere user=scram", "-p", &at_port],
+            &[],
+            LOGGED_IN,
+        ),
+        (
+            &[
+                "-d",
+                "service=elsewhere user=scram",
+                "-p",
+                &at_port,
+                "-h",
+                "nowhere",
+                "-h",
+                "127.0.0.1",
+            ],
+            &[],
+            LOGGED_IN,
+        ),
+        (&["-d", "service=elsewhere"], &[], "Connection refused"),
+        (
+            &["-d", "service=gone"],
+            &[],
+            "definition of service \"gone\" not found",
+        ),
+        (
+            &["-d", "service="],
+            &[("PGSERVICE", "")],
+            "definition of service \"\" not found",
+        ),
+        (&["-d", "service=wrong"], &[], "syntax error in service file"),
+        (
+            &["-d", "service=right"],
+            &[("PGSERVICEFILE", "/nowhere/f")],
+            "service file \"/nowhere/f\" not found",
+        ),
+        (
+            &["-d", "service=right"],
+            &[("PGSERVICEFILE", "pg_service.conf")],
+            "not found",
+        ),
+        (
+            &["-d", "service=right password=wrong"],
+            &[],
+            "password authentication failed",
+        ),
+    ];
+    for (arguments, environment, expected) in cases {
+        place.compare(arguments, environment, expected);
+    }
+}
+
+#[test]
+fn a_uri_leads_where_it_leads_pg_receivewal() {
+    let place = Place::new(server_asking_for("p@ss/w?rd%"));
+    let port = place.server.port();
+    let socket = place.server.socket_directory().display().to_string();
+    let encoded = socket.replace('/', "%2F");
+    let password = "p%40ss%2Fw%3Frd%25";
+    for (uri, expected) in [
+        (
+            format!("postgresql://scram:{password}@127.0.0.1:{port}"),
+            LOGGED_IN,
+        ),
+        (
+            format!("postgres://scram@127.0.0.1:{port}/?password={password}&"),
+            LOGGED_IN,
+        ),
+        (
+            format!("postgresql://127.0.0.1:1,127.0.0.1:{port}/any?user=scram&password={password}"),
+            LOGGED_IN,
+        ),
+        (
+            format!("postgresql://a?host=127.0.0.1&port={port}&user=s%63ram&password={password}"),
+            LOGGED_IN,
+        ),
+        (format!("postgresql://postgres@{encoded}:{port}/"), BY_SOCKET),
+        (
+            format!("postgresql:///?host={socket}&port={port}&user=postgres"),
+            BY_SOCKET,
+        ),
+        (
+            format!("postgresql://scram:wrong@127.0.0.1:{port}"),
+            "password authentication failed",
+        ),
+        (
+            format!("postgresql://127.0.0.1:{port}?hots=1"),
+            "invalid URI query parameter: \"hots\"",
+        ),
+        (
+            format!("postgresql://127.0.0.1:{port}?user"),
+            "missing key/value separator",
+        ),
+        ("postgresql://[::1/".to_owned(), "end of string reached"),
+        (
+            "postgresql://127.0.0.1:x/".to_owned(),
+            "invalid integer value \"x\" for connection option \"port\"",
+        ),
+    ] {
+        place.compare(&["-d", &uri], &[], expected);
+    }
+}
+
+#[test]
+fn an_address_of_ipv6_is_reached_by_uri_and_by_hostaddr() {
+    let Ok(_) = std::net::TcpListener::bind("[::1]:0") else {
+        return skip("connections by IPv6: there is no ::1");
+    };
+    let server = ServerOptions::default()
+        .config("listen_addresses = '::1'")
+        .start();
+    server.set_hba("local all all trust\nhost replication all ::1/128 trust\n");
+    server.restart();
+    let place = Place::new(server);
+    let port = place.server.port();
+    for string in [
+        format!("postgresql://postgres@[::1]:{port}"),
+        format!("postgresql://postgres@[%3a%3A1]:{port}/?application_name=x"),
+        format!("hostaddr=::1 port={port} user=postgres"),
+    ] {
+        place.compare(&["-d", &string], &[], LOGGED_IN);
+    }
+}
+
+#[test]
+fn a_password_file_lets_in_whom_it_lets_in_with_pg_receivewal() {
+    let place = Place::new(server_asking_for(PASSWORD));
+    let port = place.server.port();
+    place.home.write(
+        "passwords",
+        format!(
+            "#127.0.0.1:*:*:*:wrong\r\n127.0.0.1:1:*:*:wrong\r\n127.0.0.1:{port}:replication:sc\\ram:{PASSWORD}\r\n\
+             localhost:{port}:*:clear:{PASSWORD}\nname:*:*:md5:{PASSWORD}:behind\n*:*:*:*:\n*:*:*:*:{PASSWORD}\n"
+        )
+        .as_bytes(),
+    );
+    let file = place.home.file("passwords");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("change a mode");
+    let file = file.to_str().expect("a name");
+    for (string, expected) in [
+        ("host=127.0.0.1 user=scram", LOGGED_IN),
+        ("hostaddr=127.0.0.1 user=scram", LOGGED_IN),
+        ("host=localhost hostaddr=127.0.0.1 user=clear", LOGGED_IN),
+        ("host=name hostaddr=127.0.0.1 user=md5", LOGGED_IN),
+        ("host=127.0.0.1 user=md5", "no password supplied"),
+        ("host=127.0.0.1,127.0.0.1 user=scram", LOGGED_IN),
+    ] {
+        let string = format!("{string} port={port}");
+        place.compare(&["-d", &string], &[("PGPASSFILE", file)], expected);
+        place.compare(
+            &["-d", &format!("{string} passfile={file}")],
+            &[("PGPASSFILE", "/nowhere")],
+            expected,
+        );
+    }
+}
+
+#[test]
+fn a_variable_that_is_not_text_is_refused_by_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let archive = Archive::new();
+    let mut command = program::receive();
+    command.args(["-n", "-D"]).arg(archive.path());
+    command.env("PGSSLMODE", std::ffi::OsStr::from_bytes(b"requir\xe9"));
+    let exit = Process::spawn(command).finish();
+    exit.assert_error(&program::error(
+        "environment variable \"PGSSLMODE\" is not valid UTF-8",
+    ));
+}
+
+const PASSWORD: &str = "Rotkehlchen";
+
+/// What a server says about a slot that is not there: it has let us in.
+const LOGGED_IN: &str = "replication slot \"none\" does not exist";
+
+/// What it says to whom it was not told to let in by its socket.
+const BY_SOCKET: &str = "no pg_hba.conf entry for replication connection from host \"[local]\"";
+
+/// A server, and a home for the files.
+struct Place {
+    server: Server,
+    home: Archive,
+}
+
+impl Place {
+    fn new(server: Server) -> Place {
+        Place {
+            server,
+            home: Archive::new(),
+        }
+    }
+
+    /// Both programs get the same, and say the same.
+    fn compare(&self, arguments: &[&str], environment: &[(&str, &str)], expected: &str) {
+        let theirs = self.server.installation().command("pg_receivewal");
+        let [ours, theirs] = [program::receive(), theirs].map(|mut command| {
+            command.args(["-w", "--drop-slot", "-S", "none"]).args(arguments);
+            command
+                .env("HOME", self.home.path())
+                .env("PGSYSCONFDIR", self.home.path());
+            command.envs(environment.iter().copied());
+            let exit = Process::spawn(command).finish();
+            let errors = exit.stderr.iter().filter_map(|line| line.split_once(": error: "));
+            errors.map(|(_, message)| message.to_owned()).collect::<Vec<_>>()
+        });
+        assert_eq!(ours, theirs, "{arguments:?} {environment:?}");
+        assert!(
+            ours.iter().any(|line| line.contains(expected)),
+            "{arguments:?} {environment:?}: {ours:?}"
+        );
+    }
 }
 
 // ---- what is compared ----

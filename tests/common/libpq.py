@@ -6,7 +6,7 @@ Then each line on standard input is a question, and each line on standard output
 
     {"parse": STRING}                         what PQconninfoParse makes of it: {"values"} or {"error"}
     {"connect": [STRING, OPTIONS], "environment": VARIABLES}
-                                              what a connection made as pg_receivewal makes it would use; nothing is
+                                              what a connection made as pg_receivewal (17 and later) makes it would use; nothing is
                                               connected to: {"values", "password"} or {"error"}
 
 Each character of a text stands for a byte, for libpq's texts have no encoding.
