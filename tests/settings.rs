@@ -7,11 +7,14 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use common::libpq::{Libpq, Resolved};
 use common::login::server_asking_for;
+use common::process::wrap;
 use common::server::ServerOptions;
 use common::skip::skip;
 use common::{Archive, Process, Server, program};
@@ -280,6 +283,61 @@ fn a_password_file_lets_in_whom_it_lets_in_with_pg_receivewal() {
 }
 
 #[test]
+fn a_password_that_is_typed_in_counts_as_with_pg_receivewal() {
+    let place = Place::new(server_asking_for(PASSWORD));
+    let port = place.server.port();
+    let string = format!("host=127.0.0.1 port={port} user=scram");
+    let with_another = format!("{string} password=wrong");
+    let line = format!("{PASSWORD}\n");
+    for (string, asks, variable, typed, expected) in [
+        (&string, "-W", "wrong", line.as_str(), LOGGED_IN),
+        (&with_another, "-W", "", &line, LOGGED_IN),
+        (
+            &string,
+            "-W",
+            PASSWORD,
+            "wrong\n",
+            "password authentication failed",
+        ),
+        (&string, "-W", PASSWORD, "\n", LOGGED_IN),
+        (&string, "-v", "", &line, LOGGED_IN),
+        (&string, "-v", "wrong", &line, "password authentication failed"),
+        (&string, "-w", "", &line, "no password supplied"),
+    ] {
+        let arguments = [asks, "-d", string];
+        let environment = [("PGPASSWORD", variable)];
+        let [ours, theirs] = place
+            .commands(&arguments, &environment)
+            .map(|command| typing(command, typed));
+        assert_eq!(ours, theirs, "{arguments:?} {environment:?}");
+        assert!(
+            ours.iter().any(|line| line.contains(expected)),
+            "{arguments:?} {environment:?}: {ours:?}"
+        );
+    }
+}
+
+/// What a command says that has no terminal, so that its standard input is asked.
+fn typing(command: Command, text: &str) -> Vec<String> {
+    let mut command = wrap(Command::new("setsid"), &["--wait"], &command);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("start setsid");
+    let mut input = child.stdin.take().expect("a pipe");
+    // One that does not ask may be gone.
+    let _ = input.write_all(text.as_bytes());
+    let output = child.wait_with_output().expect("wait for the command");
+    errors(String::from_utf8_lossy(&output.stderr).lines())
+}
+
+fn errors<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let errors = lines.filter_map(|line| line.split_once(": error: "));
+    errors.map(|(_, message)| message.to_owned()).collect()
+}
+
+#[test]
 fn a_variable_that_is_not_text_is_refused_by_name() {
     use std::os::unix::ffi::OsStrExt;
     let archive = Archive::new();
@@ -314,19 +372,27 @@ impl Place {
         }
     }
 
-    /// Both programs get the same, and say the same.
-    fn compare(&self, arguments: &[&str], environment: &[(&str, &str)], expected: &str) {
+    /// walring and pg_receivewal, to drop a slot that is not there.
+    fn commands(&self, arguments: &[&str], environment: &[(&str, &str)]) -> [Command; 2] {
         let theirs = self.server.installation().command("pg_receivewal");
-        let [ours, theirs] = [program::receive(), theirs].map(|mut command| {
-            command.args(["-w", "--drop-slot", "-S", "none"]).args(arguments);
+        [program::receive(), theirs].map(|mut command| {
+            command.args(["--drop-slot", "-S", "none"]).args(arguments);
             command
                 .env("HOME", self.home.path())
                 .env("PGSYSCONFDIR", self.home.path());
             command.envs(environment.iter().copied());
+            command
+        })
+    }
+
+    /// Both programs get the same, and say the same.
+    fn compare(&self, arguments: &[&str], environment: &[(&str, &str)], expected: &str) {
+        let commands = self.commands(arguments, environment).map(|mut command| {
+            command.arg("-w");
             let exit = Process::spawn(command).finish();
-            let errors = exit.stderr.iter().filter_map(|line| line.split_once(": error: "));
-            errors.map(|(_, message)| message.to_owned()).collect::<Vec<_>>()
+            errors(exit.stderr.iter().map(String::as_str))
         });
+        let [ours, theirs] = commands;
         assert_eq!(ours, theirs, "{arguments:?} {environment:?}");
         assert!(
             ours.iter().any(|line| line.contains(expected)),
