@@ -99,82 +99,53 @@ fn seeds(count: u64) -> impl Iterator<Item = u64> {
 
 #[test]
 fn a_service_leads_where_it_leads_pg_receivewal() {
-    let place = Place::new(server_asking_for(PASSWORD));
-    let port = place.server.port();
-    let right = format!("host=127.0.0.1\nport={port}\nuser=scram\npassword={PASSWORD}\n");
-    let elsewhere = format!("host=127.0.0.1\nport=1\nuser=nobody\npassword={PASSWORD}\ndbname=elsewhere\n");
-    place.home.write(
-        ".pg_service.conf",
-        format!("# ours\n[right]\n{right}\n[elsewhere]\n{elsewhere}[wrong]\nuser = scram\n").as_bytes(),
-    );
-    place
-        .home
-        .write("pg_service.conf", format!("[of_system]\n{right}").as_bytes());
-    let at_port = port.to_string();
-    let cases: &[(&[&str], &[(&str, &str)], &str)] = &[
-        (&["-d", "service=right"], &[], LOGGED_IN),
-        (&["-d", "postgresql://?service=right"], &[], LOGGED_IN),
-        (&[], &[("PGSERVICE", "right")], LOGGED_IN),
-        (
-            &[],
-            &[("PGSERVICE", "of_system"), ("PGPORT", "1"), ("PGUSER", "nobody")],
-            LOGGED_IN,
-        ),
-        (
-            &["-d", "service=right"],
-            &[("PGSERVICE", "gone"), ("PGPASSWORD", "wrong")],
-            LOGGED_IN,
-        ),
-        (
-            &["-d", "service=elsewhere user=scram", "-p", &at_port],
-            &[],
-            LOGGED_IN,
-        ),
-        (
-            &[
-                "-d",
-                "service=elsewhere user=scram",
-                "-p",
-                &at_port,
-                "-h",
-                "nowhere",
-                "-h",
-                "127.0.0.1",
-            ],
-            &[],
-            LOGGED_IN,
-        ),
-        (&["-d", "service=elsewhere"], &[], "Connection refused"),
-        (
-            &["-d", "service=gone"],
-            &[],
-            "definition of service \"gone\" not found",
-        ),
-        (
-            &["-d", "service="],
-            &[("PGSERVICE", "")],
-            "definition of service \"\" not found",
-        ),
-        (&["-d", "service=wrong"], &[], "syntax error in service file"),
-        (
-            &["-d", "service=right"],
-            &[("PGSERVICEFILE", "/nowhere/f")],
-            "service file \"/nowhere/f\" not found",
-        ),
-        (
-            &["-d", "service=right"],
-            &[("PGSERVICEFILE", "pg_service.conf")],
-            "not found",
-        ),
-        (
-            &["-d", "service=right password=wrong"],
-            &[],
-            "password authentication failed",
-        ),
+    let place = Place::with_services();
+    let port = place.server.port().to_string();
+    let elsewhere = "service=elsewhere user=scram";
+    place.compare(&["-d", "service=right"], &[], LOGGED_IN);
+    place.compare(&["-d", "postgresql://?service=right"], &[], LOGGED_IN);
+    place.compare(&[], &[("PGSERVICE", "right")], LOGGED_IN);
+    let less = [("PGSERVICE", "of_system"), ("PGPORT", "1"), ("PGUSER", "nobody")];
+    place.compare(&[], &less, LOGGED_IN);
+    let less = [("PGSERVICE", "gone"), ("PGPASSWORD", "wrong")];
+    place.compare(&["-d", "service=right"], &less, LOGGED_IN);
+    place.compare(&["-d", elsewhere, "-p", &port], &[], LOGGED_IN);
+    let more = [
+        "-d",
+        "service=elsewhere host=nowhere",
+        "-p",
+        &port,
+        "-h",
+        "127.0.0.1",
+        "-U",
+        "scram",
     ];
-    for (arguments, environment, expected) in cases {
-        place.compare(arguments, environment, expected);
-    }
+    place.compare(&more, &[], LOGGED_IN);
+    place.compare(&["-d", elsewhere], &[], "Connection refused");
+    let wrong = ["-d", "service=right password=wrong"];
+    place.compare(&wrong, &[], "password authentication failed");
+}
+
+#[test]
+fn a_service_that_is_wrong_or_missing_gets_the_words_of_pg_receivewal() {
+    let place = Place::with_services();
+    let right = ["-d", "service=right"];
+    place.compare(
+        &["-d", "service=gone"],
+        &[],
+        "definition of service \"gone\" not found",
+    );
+    let empty = [("PGSERVICE", "")];
+    place.compare(
+        &["-d", "service="],
+        &empty,
+        "definition of service \"\" not found",
+    );
+    place.compare(&["-d", "service=wrong"], &[], "syntax error in service file");
+    let missing = [("PGSERVICEFILE", "/nowhere/f")];
+    place.compare(&right, &missing, "service file \"/nowhere/f\" not found");
+    let missing = [("PGSERVICEFILE", "pg_service.conf")];
+    place.compare(&right, &missing, "service file \"pg_service.conf\" not found");
 }
 
 #[test]
@@ -370,6 +341,20 @@ impl Place {
             server,
             home: Archive::new(),
         }
+    }
+
+    /// With services in the user's file and in the system's.
+    fn with_services() -> Place {
+        let place = Place::new(server_asking_for(PASSWORD));
+        let port = place.server.port();
+        let right = format!("host=127.0.0.1\nport={port}\nuser=scram\npassword={PASSWORD}\n");
+        let elsewhere =
+            format!("host=127.0.0.1\nport=1\nuser=nobody\npassword={PASSWORD}\ndbname=elsewhere\n");
+        let of_user = format!("# ours\n[right]\n{right}\n[elsewhere]\n{elsewhere}[wrong]\nuser = scram\n");
+        place.home.write(".pg_service.conf", of_user.as_bytes());
+        let of_system = format!("[of_system]\n{right}");
+        place.home.write("pg_service.conf", of_system.as_bytes());
+        place
     }
 
     /// walring and pg_receivewal, to drop a slot that is not there.
