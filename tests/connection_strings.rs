@@ -3,6 +3,8 @@
 //! `SEED=n` makes others, `COUNT=n` more of them.
 
 mod common;
+#[path = "model/connection_string.rs"]
+mod connection_string;
 
 use std::collections::BTreeMap;
 
@@ -31,18 +33,18 @@ fn a_uri_means_what_it_means_to_libpq() {
 }
 
 #[test]
-fn strings_of_any_characters_are_refused_or_read_without_panic() {
+fn any_characters_are_refused_or_read_and_nothing_is_said_of_a_password() {
     let alphabet: Vec<char> = " \t\n'\\=%@:/?&[],.-_+#\u{0}\u{7f}é\u{2028}\u{10ffff}aAfF0129zZ"
         .chars()
         .collect();
-    for seed in seeds(200_000) {
+    for seed in seeds(50_000) {
         let mut rng = Rng::with_seed(seed);
         let begin = ["", "postgresql://", "postgres://", "host=", "host=h password='"][rng.usize(0..5)];
         let length = rng.usize(0..40);
         let text = (0..length).map(|_| alphabet[rng.usize(0..alphabet.len())]);
         let text = begin.chars().chain(text).collect::<String>();
-        let panicked = std::panic::catch_unwind(|| connstring::parse(&text).is_ok());
-        assert!(panicked.is_ok(), "SEED={seed}: {text:?}");
+        let tried = std::panic::catch_unwind(|| connection_string::try_any_text(&text));
+        assert!(tried.is_ok(), "SEED={seed}: {text:?}");
     }
 }
 
@@ -60,9 +62,8 @@ fn compare(make: impl Fn(&mut Rng, &[&str]) -> String) {
         let (mut accepted, mut refused) = (0, 0);
         for seed in seeds(COUNT) {
             let text = make(&mut Rng::with_seed(seed), &keywords);
-            if libpq.version() < 180_000 && text.contains("://") && text.contains(char::is_whitespace) {
-                // Blanks in a URI are read as PostgreSQL 18 does: those around a piece are no part of it, those within an
-                // error.
+            if libpq.version() < 180_000 && text.contains("://") && text.contains(' ') {
+                // Spaces in a URI are read as PostgreSQL 18 does.
                 continue;
             }
             let theirs = libpq.parse(&text);
@@ -185,11 +186,17 @@ fn keyword_list(rng: &mut Rng, known: &[&str]) -> String {
 
 fn uri(rng: &mut Rng, known: &[&str]) -> String {
     let piece = |rng: &mut Rng| {
-        let pieces = [
-            "", "a", "a.b", "u", "%41", "%2F", "%2f%3A", "%25lo", "é", "%C3%A9", "%ff", "a+b", "a b", "%40",
-            "%00", "%4", "1", "%2C", "'",
+        let rare = [
+            "%ff", "a b", "%00", "%4", "%2C", "'", "%40", " a", "\ta", "a ", "@",
         ];
-        one(rng, &pieces).to_owned() + one(rng, &["", "", "x", "-1"])
+        let pieces = [
+            "", "a", "a.b", "u", "%41", "%2F", "%2f%3A", "%25lo", "é", "%C3%A9", "a+b", "1",
+        ];
+        let piece = match rng.u8(0..16) {
+            0 => one(rng, &rare),
+            _ => one(rng, &pieces),
+        };
+        piece.to_owned() + one(rng, &["", "", "x", "-1"])
     };
     let mut text = one(rng, &["postgresql://", "postgresql://", "postgres://"]).to_owned();
     match rng.u8(0..6) {

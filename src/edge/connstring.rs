@@ -166,11 +166,11 @@ impl<'a> Uri<'a> {
         Error::usage(format!("{message}{}", self.quoted(self.text)))
     }
 
-    /// Decodes a piece of the URI strictly, unlike what most crates do: a lone `%`, a NUL, blanks within and invalid
+    /// Decodes a piece of the URI strictly, unlike what most crates do: a lone `%`, a NUL, spaces within and invalid
     /// UTF-8 are errors. Spaces around it are not a part of it, as since PostgreSQL 18.
     fn decoded(self, piece: &str) -> Result<String> {
         let begun = piece.trim_start_matches(' ');
-        let (word, behind) = begun.split_at(begun.find(is_blank).unwrap_or(begun.len()));
+        let (word, behind) = begun.split_at(begun.find(' ').unwrap_or(begun.len()));
         let mut bytes = Vec::with_capacity(word.len());
         let mut rest = word.as_bytes();
         while let Some((&byte, next)) = rest.split_first() {
