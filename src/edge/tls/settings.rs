@@ -152,7 +152,7 @@ impl TlsSettings {
         let roots_of_system = settings.value("sslrootcert") == Some("system");
         // Whoever names the system's roots trusts every public authority: without the host's name that is worth nothing.
         let default = if roots_of_system { "verify-full" } else { "prefer" };
-        let mode_name = settings.value("sslmode").unwrap_or(default);
+        let mode_name = settings.given("sslmode").unwrap_or(default);
         let mode = choice("sslmode", mode_name, &SSL_MODES)?;
         if roots_of_system && mode != SslMode::VerifyFull {
             return Err(weak(mode_name, "sslrootcert=system", "\"verify-full\""));
@@ -191,7 +191,7 @@ impl TlsSettings {
 }
 
 fn chosen<T: Copy>(settings: &Settings, keyword: &str, default: &str, choices: &[(&str, T)]) -> Result<T> {
-    choice(keyword, settings.value(keyword).unwrap_or(default), choices)
+    choice(keyword, settings.given(keyword).unwrap_or(default), choices)
 }
 
 fn choice<T: Copy>(keyword: &str, value: &str, choices: &[(&str, T)]) -> Result<T> {
