@@ -18,6 +18,8 @@ enum Kind {
     Usage,
     /// The server cannot be reached, or the connection broke.
     Connection,
+    /// The server does not have what is stored, and may come to have it; another one may have it already.
+    Lacking,
     /// The server answered with an error.
     Server,
     /// The server sent what the protocol does not allow.
@@ -45,6 +47,11 @@ impl Error {
     /// The server cannot be reached, or the connection broke.
     pub fn connection(message: impl Into<String>) -> Error {
         Error::new(Kind::Connection, message)
+    }
+
+    /// The server does not have what is stored. It may come to have it, and another one may have it already.
+    pub fn lacking(message: impl Into<String>) -> Error {
+        Error::new(Kind::Lacking, message)
     }
 
     /// The server answered with an error; `sqlstate` is its five-character code.
@@ -167,11 +174,16 @@ impl Error {
         self.kind == Kind::DiskFull
     }
 
+    /// Whether the server lacks what is stored, so that another one is to be tried before it.
+    pub fn is_of_lacking_server(&self) -> bool {
+        self.kind == Kind::Lacking
+    }
+
     /// Whether connecting once more may succeed without anybody's help here.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Connection | Kind::Server | Kind::Protocol | Kind::Disk | Kind::DiskFull
+            Kind::Connection | Kind::Lacking | Kind::Server | Kind::Protocol | Kind::Disk | Kind::DiskFull
         )
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Source of the format: PostgreSQL `src/backend/access/transam/timeline.c`.
 
-use super::lsn::{Lsn, Timeline};
+use super::lsn::{Lsn, SegmentSize, Timeline};
+use super::start::SegmentFile;
 
 /// Where an ancestor was left for the next timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,13 @@ impl History {
         fork.map_or(self.timeline, |fork| fork.timeline)
     }
 
+    /// Whether the segment lies behind the one in which its timeline was left for the next: none of its bytes is part of
+    /// the history. (Nor is the end of that one, but there the next timeline's file of the same segment is the newer.)
+    pub fn leaves_behind(&self, file: &SegmentFile, size: SegmentSize) -> bool {
+        let left = self.forks.iter().find(|fork| fork.timeline == file.timeline);
+        left.is_some_and(|fork| size.segment_of(fork.end) < file.segment)
+    }
+
     /// The fork at which the timeline itself began; `None` for the first one.
     pub fn origin(&self) -> Option<Fork> {
         self.forks.last().copied()
@@ -93,6 +101,26 @@ mod tests {
         let origin = history.origin().unwrap();
         assert_eq!((origin.timeline.0, origin.end), (2, Lsn(0x500_0000)));
         assert_eq!(History::without_ancestors(Timeline(1)).owner_of(Lsn(9)).0, 1);
+    }
+
+    #[test]
+    fn segments_behind_a_fork_are_left_behind() {
+        let history = History::parse(Timeline(3), "1\t0/300000\tx\n2\t0/480000\tx\n").unwrap();
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let left = |name: &str| {
+            let file = SegmentFile::from_name(name, size).unwrap();
+            history.leaves_behind(&file, size)
+        };
+        for (name, expected) in [
+            ("000000010000000000000003", false),
+            ("000000010000000000000004.partial", true),
+            ("000000020000000000000004.partial", false),
+            ("000000020000000000000005", true),
+            ("000000030000000000000009", false),
+            ("000000040000000000000009", false),
+        ] {
+            assert_eq!(left(name), expected, "{name}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct Complaints {
 impl Complaints {
     /// Whether this error is to be said now.
     pub fn is_news(&mut self, error: &Error, now: Instant) -> bool {
-        let text = without_numbers(&error.to_string());
+        let text = key(&error.to_string());
         let is_full = self.said.len() == MOST;
         match self.said.iter_mut().find(|(known, _)| *known == text) {
             Some((_, at)) if now.duration_since(*at) < REMINDER => return false,
@@ -37,9 +37,13 @@ impl Complaints {
     }
 }
 
-/// Positions and process ids change from attempt to attempt, and make no other error.
-fn without_numbers(text: &str) -> String {
-    text.chars().filter(|c| !c.is_ascii_hexdigit()).collect()
+/// What makes it the same error. Positions and process ids change from attempt to attempt; so does the order of hosts, of
+/// which each has a line.
+fn key(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    let all = lines.join("\n");
+    all.chars().filter(|c| !c.is_ascii_hexdigit()).collect()
 }
 
 #[cfg(test)]
@@ -63,5 +67,7 @@ mod tests {
         assert!(!complaints.is_news(&active(1), now));
         complaints.forget();
         assert!(complaints.is_news(&active(1), now));
+        assert!(complaints.is_news(&Error::connection("one refused\ntwo refused"), now));
+        assert!(!complaints.is_news(&Error::connection("two refused\none refused"), now));
     }
 }

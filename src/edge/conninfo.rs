@@ -19,6 +19,7 @@ use crate::edge::require_auth::RequireAuth;
 use crate::edge::service;
 use crate::edge::settings::Settings;
 use crate::edge::socket::TcpOptions;
+use crate::edge::target_session::TargetSession;
 use crate::edge::tls::settings::TlsSettings;
 use crate::error::{Error, Result};
 
@@ -56,7 +57,11 @@ pub struct Conninfo {
     pub user: String,
     /// The parameters of the startup message, names and values, `user` among them.
     pub startup: Vec<(&'static str, String)>,
-    /// How long one address may take to connect and log in; `None` is for ever.
+    /// Which of the servers will do.
+    pub target_session: TargetSession,
+    /// Whether hosts, and the addresses of each, are tried in random order.
+    pub load_balance: bool,
+    /// How long one address may take to connect and log in, if that is said; `Duration::MAX` is for ever.
     pub connect_timeout: Option<Duration>,
     /// How long that may take where `connect_timeout` says nothing: a server that falls silent while it
     /// lets us in would otherwise hold up a receiver for ever.
@@ -91,8 +96,9 @@ impl Conninfo {
         Ok(Conninfo {
             hosts: hosts::resolve(&settings)?,
             startup: startup_parameters(&settings, env, &user, &database),
-            connect_timeout: positive(&settings, "connect_timeout")?
-                .map(|seconds| Duration::from_secs(seconds.into())),
+            target_session: TargetSession::of(&settings)?,
+            load_balance: hosts::load_balance(&settings)?,
+            connect_timeout: connect_timeout(&settings)?,
             patience: None,
             tcp: tcp_options(&settings)?,
             tls: TlsSettings::of(&settings, home_directory(env).as_deref())?,
@@ -198,6 +204,15 @@ fn tcp_options(settings: &Settings) -> Result<TcpOptions> {
         keepalives_count: positive(settings, "keepalives_count")?,
         user_timeout_ms: positive(settings, "tcp_user_timeout")?,
     })
+}
+
+/// Zero and less are for ever. (libpq makes two seconds of one, up to version 16.)
+fn connect_timeout(settings: &Settings) -> Result<Option<Duration>> {
+    let limit = |seconds| match u64::try_from(seconds) {
+        Ok(0) | Err(_) => Duration::MAX,
+        Ok(seconds) => Duration::from_secs(seconds),
+    };
+    Ok(settings.integer("connect_timeout")?.map(limit))
 }
 
 /// A number that means "as the system does it" when it is zero or negative.
@@ -334,11 +349,12 @@ mod tests {
             &[],
         );
         let info = info.unwrap();
-        assert_eq!(info.connect_timeout, None);
+        assert_eq!(info.connect_timeout, Some(Duration::MAX), "for ever");
         assert!(!info.tcp.keepalives);
         assert_eq!(info.tcp.keepalives_idle, Some(Duration::from_secs(7)));
         assert_eq!(info.tcp.keepalives_interval, None);
         assert_eq!(info.tcp.user_timeout_ms, Some(9));
+        assert_eq!(resolve(&given(""), &[]).unwrap().connect_timeout, None);
         let info = resolve(&given(""), &[("PGCONNECT_TIMEOUT", "3")]).unwrap();
         assert_eq!(info.connect_timeout, Some(Duration::from_secs(3)));
         assert!(info.tcp.keepalives);
@@ -359,6 +375,11 @@ mod tests {
             ),
             ("require_auth=x", "invalid require_auth value: \"x\""),
             ("sslmode=Require", "invalid sslmode value: \"Require\""),
+            (
+                "target_session_attrs=x",
+                "invalid target_session_attrs value: \"x\"",
+            ),
+            ("load_balance_hosts=x", "invalid load_balance_hosts value: \"x\""),
         ] {
             assert_eq!(resolve(&given(dbname), &[]).unwrap_err().to_string(), message);
         }

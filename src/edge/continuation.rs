@@ -9,13 +9,14 @@ use std::os::unix::fs::FileExt;
 
 use tracing::{debug, warn};
 
+use super::ancestry::{check_ancestors, parse_history};
 use super::connection::Connection;
-use super::directory::Directory;
 use super::session::{Receiving, Server};
+use super::target_session::is_in_recovery;
 use crate::core::history::History;
-use crate::core::lsn::{Lsn, SegmentNumber, Timeline};
+use crate::core::lsn::{Lsn, Timeline};
 use crate::core::resume::{self, Resumed};
-use crate::core::standing::{Standing, Stored, standing};
+use crate::core::standing::{Standing, standing};
 use crate::core::start::{Case, Position, SegmentFile, StartPlan};
 use crate::core::wal::decoder::Decoder;
 use crate::error::{Error, Result};
@@ -65,22 +66,16 @@ impl Receiving<'_> {
         let (left, expected) = (self.left.take(), server.expected(plan.timeline));
         let resumed = resume::go_on(&self.directory, left, files, plan, expected)?;
         if plan.rests_on_files() {
-            let stored = Stored {
-                end: Position {
-                    lsn: resumed.end,
-                    timeline: plan.timeline,
-                },
-                newest: newest_segment(server, plan),
+            let stored = Position {
+                lsn: resumed.end,
+                timeline: plan.timeline,
             };
             let history = self.server_history(connection, server).await?;
             check_ancestors(&self.directory, plan.timeline, &history)?;
             let position = server.position();
-            match standing(&stored, server.segment_size, position, &history) {
+            match standing(stored, position, &history) {
                 Standing::Covers => {}
-                Standing::Forked { at, next } => return Ok(self.follow_fork(server, &stored, at, next)),
-                Standing::ForkedEarlier { at, next } => {
-                    return Err(self.forked_earlier(server, &stored, at, next));
-                }
+                Standing::Forked { at, next } => return Ok(follow_fork(server, stored, at, next)),
                 Standing::Behind => return Err(self.behind(connection, server, resumed.end).await?),
                 Standing::Earlier => return Err(earlier(server, plan.timeline)),
                 Standing::Unrelated => return Err(unrelated(server, plan.timeline)),
@@ -124,43 +119,6 @@ impl Receiving<'_> {
             .ok_or_else(|| Error::protocol(format!("server sent an invalid history of timeline {timeline}")))
     }
 
-    /// The next timeline began before the end of what is stored, and can be followed.
-    fn follow_fork(&self, server: &Server, stored: &Stored, at: Lsn, next: Timeline) -> Continuation {
-        let Position { lsn: end, timeline } = stored.end;
-        warn!(
-            detail = %format!(
-                "What lies between, {} bytes, was received and perhaps acknowledged, and this server does not have \
-                 it. It stays where it is, in the files of timeline {timeline}.",
-                end.bytes_since(at)
-            ),
-            "the server went on with timeline {next} at {at}, before the end of what is stored at {end}"
-        );
-        debug!("switched to timeline {next} at {at}");
-        let position = Position {
-            lsn: at,
-            timeline: next,
-        };
-        Continuation::fresh(server, position)
-    }
-
-    fn forked_earlier(&self, server: &Server, stored: &Stored, at: Lsn, next: Timeline) -> Error {
-        let Position { lsn: end, timeline } = stored.end;
-        let size = server.segment_size;
-        let segment = size.segment_of(at).file_name(timeline, size);
-        Error::directory(format!(
-            "the server went on with timeline {next} at {at}, before the end of what is stored at {end}"
-        ))
-        .with_detail(format!(
-            "What lies between, {} bytes, was received and perhaps acknowledged, and this server does not have it. \
-             Nothing was changed.",
-            end.bytes_since(at)
-        ))
-        .with_hint(format!(
-            "To go on with timeline {next}, move the files of timeline {timeline} from \"{}\" on to another directory.",
-            self.directory.path_of(&segment)
-        ))
-    }
-
     /// The server is on the same timeline and has less than is stored.
     async fn behind(&self, connection: &mut Connection, server: &Server, end: Lsn) -> Result<Error> {
         let message = format!(
@@ -168,8 +126,8 @@ impl Receiving<'_> {
             server.identity.flushed,
             self.directory.path().display()
         );
-        Ok(match self.answer(connection.is_standby()).await? {
-            true => Error::connection(message)
+        Ok(match self.answer(is_in_recovery(connection)).await? {
+            true => Error::lacking(message)
                 .with_detail("It is a standby and may catch up. Until then nothing is received or changed."),
             false => Error::directory(message)
                 .with_detail(
@@ -206,61 +164,29 @@ impl StartPlan {
     }
 }
 
-/// The segment of the newest file.
-fn newest_segment(server: &Server, plan: &StartPlan) -> SegmentNumber {
-    let segment = server.segment_size.segment_of(plan.lsn);
-    match plan.case {
-        Case::AfterComplete => SegmentNumber(segment.0.saturating_sub(1)),
-        _ => segment,
-    }
-}
-
-fn parse_history(timeline: Timeline, content: &[u8]) -> Option<History> {
-    History::parse(timeline, std::str::from_utf8(content).ok()?).ok()
-}
-
-/// Two servers that were promoted from the same one have different timelines of the same number. `history`
-/// is that of the server's timeline.
-fn check_ancestors(directory: &Directory, timeline: Timeline, history: &History) -> Result<()> {
-    let name = timeline.history_file_name();
-    if timeline == Timeline(1) || history.timeline < timeline || !directory.holds(&name)? {
-        return Ok(());
-    }
-    let mut content = Vec::new();
-    let read = std::io::Read::read_to_end(&mut directory.open_file(&name)?, &mut content);
-    read.map_err(|error| directory.failed("read", &name, &error))?;
-    let Some(ours) = parse_history(timeline, &content) else {
-        return Ok(());
+/// The next timeline began before the end of what is stored: the standby that became the primary had not received all
+/// that was received here. It is followed from there.
+fn follow_fork(server: &Server, stored: Position, at: Lsn, next: Timeline) -> Continuation {
+    let Position { lsn: end, timeline } = stored;
+    warn!(
+        detail = %format!(
+            "What lies between, {} bytes, was received and perhaps acknowledged, and this server does not have \
+             it. It stays where it is, in the files of timeline {timeline}.",
+            end.bytes_since(at)
+        ),
+        "the server went on with timeline {next} at {at}, before the end of what is stored at {end}"
+    );
+    debug!("switched to timeline {next} at {at}");
+    let position = Position {
+        lsn: at,
+        timeline: next,
     };
-    let theirs: Vec<_> = history
-        .forks
-        .iter()
-        .filter(|fork| fork.timeline < timeline)
-        .collect();
-    if ours.forks.iter().eq(theirs.iter().copied()) {
-        return Ok(());
-    }
-    Err(Error::directory(format!(
-        "timeline {timeline} of the server is not the timeline {timeline} that is stored"
-    ))
-    .with_detail(format!(
-        "By \"{}\" it began at {}, by the server at {}. Nothing was changed.",
-        directory.path_of(&name),
-        origin(&ours.forks),
-        theirs
-            .last()
-            .map_or("another place".to_owned(), |fork| fork.end.to_string()),
-    ))
-    .with_hint("Receive from this server into another directory."))
-}
-
-fn origin(forks: &[crate::core::history::Fork]) -> String {
-    forks.last().map_or(String::new(), |fork| fork.end.to_string())
+    Continuation::fresh(server, position)
 }
 
 fn earlier(server: &Server, timeline: Timeline) -> Error {
     let theirs = server.identity.timeline;
-    Error::connection(format!(
+    Error::lacking(format!(
         "starting timeline {timeline} is not present in the server"
     ))
     .with_detail(format!(

@@ -1,8 +1,8 @@
 //! Opening a connection: every host in turn, every address of it.
 //!
 //! An address that cannot be reached, or that is silent for too long, leads to the next one; a
-//! server that answers with a refusal ends the search, unless it says that it is not ready. Source:
-//! PQconnectPoll of PostgreSQL's libpq.
+//! server that answers with a refusal ends the search, unless it says that it is not ready. One that is not ready, or is not
+//! what `target_session_attrs` wants, leads to the next host. Source: PQconnectPoll of PostgreSQL's libpq.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +17,7 @@ use crate::edge::conninfo::Conninfo;
 use crate::edge::hosts::{Host, Target};
 use crate::edge::password::{Password, PasswordPrompt};
 use crate::edge::socket::{Address, Socket};
+use crate::edge::target_session::TargetSession;
 use crate::edge::tls::handshake::{self, Answer, Peer};
 use crate::edge::tls::settings::{SslMode, TlsSettings};
 use crate::error::{Error, Result, system_text};
@@ -39,6 +40,8 @@ enum Attempt {
 enum Failure {
     /// Another address.
     TryNext(Error),
+    /// Another host.
+    NextHost(Error),
     /// The same address with or without encryption, whichever was not tried yet.
     TryOtherwise(Error),
     /// Nothing.
@@ -68,34 +71,78 @@ impl Connection {
     }
 }
 
-/// Tries every address of every host; `typed` is the password that was typed in.
+/// Looks through all hosts, a second time where a server of another kind will do, too; `typed` is the password that was
+/// typed in.
 async fn try_hosts(info: &Conninfo, typed: Option<&Password>) -> Result<Attempt> {
+    let mut hosts = info.hosts.clone();
+    if info.load_balance {
+        fastrand::shuffle(&mut hosts);
+    }
     let mut failed = Vec::new();
-    for host in &info.hosts {
-        let addresses = match addresses_of(host).await {
-            Ok(addresses) => addresses,
-            Err(error) => {
-                failed.push(error);
-                continue;
-            }
-        };
-        for address in &addresses {
-            match try_address(info, host, address, typed).await {
-                Ok(attempt) => return Ok(attempt),
-                Err(Failure::TryNext(error)) => failed.push(error),
-                Err(Failure::Stop(error) | Failure::TryOtherwise(error)) => {
-                    failed.push(error);
-                    return Err(in_one(failed));
-                }
+    for wanted in info.target_session.passes() {
+        for host in &hosts {
+            match try_host(info, host, wanted, typed, &mut failed).await? {
+                Some(attempt) => return Ok(attempt),
+                None => continue,
             }
         }
     }
     Err(in_one(failed))
 }
 
-/// One error for all that failed: the last one, with the messages of all, a line each.
+/// Tries every address of a host, up to one that answers; `None` if the next host is to be tried. An error ends the
+/// search.
+async fn try_host(
+    info: &Conninfo,
+    host: &Host,
+    wanted: TargetSession,
+    typed: Option<&Password>,
+    failed: &mut Vec<Error>,
+) -> Result<Option<Attempt>> {
+    let mut addresses = match addresses_of(host).await {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            failed.push(error);
+            return Ok(None);
+        }
+    };
+    if info.load_balance {
+        fastrand::shuffle(&mut addresses);
+    }
+    for address in &addresses {
+        match try_address(info, host, address, wanted, typed).await {
+            Ok(attempt) => return Ok(Some(attempt)),
+            Err(Failure::TryNext(error)) => {
+                // A server that is not ready is that on all its addresses.
+                let has_answered = error.sqlstate() == Some(CANNOT_CONNECT_NOW);
+                failed.push(error);
+                if has_answered {
+                    return Ok(None);
+                }
+            }
+            Err(Failure::NextHost(error)) => {
+                failed.push(error);
+                return Ok(None);
+            }
+            Err(Failure::Stop(error) | Failure::TryOtherwise(error)) => {
+                failed.push(error);
+                return Err(in_one(std::mem::take(failed)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// One error for all that failed: the last one, with the messages of all, a line each. What a second pass found as the
+/// first one did is said once.
 fn in_one(mut failed: Vec<Error>) -> Error {
-    let lines: Vec<String> = failed.iter().map(Error::to_string).collect();
+    let mut lines: Vec<String> = Vec::new();
+    for error in &failed {
+        let line = error.to_string();
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
     match failed.pop() {
         Some(last) => last.reworded(lines.join("\n")),
         None => Error::connection("no host to connect to"),
@@ -104,7 +151,7 @@ fn in_one(mut failed: Vec<Error>) -> Error {
 
 async fn addresses_of(host: &Host) -> Result<Vec<Address>> {
     match host.target {
-        Target::Socket => Ok(vec![Address::Unix(host.socket_path())]),
+        Target::Socket => Ok(vec![Address::Unix(host.socket_path()?)]),
         Target::Address(ip) => Ok(vec![Address::Tcp(SocketAddr::new(ip, host.port))]),
         Target::Name => {
             let found = tokio::net::lookup_host((host.name.as_str(), host.port)).await;
@@ -121,20 +168,37 @@ async fn addresses_of(host: &Host) -> Result<Vec<Address>> {
     }
 }
 
-/// Connects to one address and logs in, within the time that one address may take.
+/// Connects to one address, logs in and looks whether it is what is wanted, within the time that one address may take.
 async fn try_address(
     info: &Conninfo,
     host: &Host,
     address: &Address,
+    wanted: TargetSession,
     typed: Option<&Password>,
 ) -> Attempted<Attempt> {
-    let attempt = connect(info, host, address, typed);
+    let attempt = async {
+        match connect(info, host, address, typed).await? {
+            Attempt::Open(connection) => qualified(connection, wanted, &place(host, address)).await,
+            needed => Ok(needed),
+        }
+    };
     match info.connect_timeout.or(info.patience) {
         None => attempt.await,
         Some(limit) => timeout(limit, attempt).await.unwrap_or_else(|_| {
             let error = Error::connection("timeout expired").in_context(&place(host, address));
             Err(Failure::TryNext(error))
         }),
+    }
+}
+
+/// The connection, if it leads to what is wanted; otherwise it is closed.
+async fn qualified(mut connection: Connection, wanted: TargetSession, place: &str) -> Attempted<Attempt> {
+    match wanted.check(&mut connection).await {
+        Ok(()) => Ok(Attempt::Open(connection)),
+        Err(error) => {
+            connection.close().await;
+            Err(Failure::NextHost(error.in_context(place)))
+        }
     }
 }
 
@@ -158,6 +222,7 @@ async fn connect(
                 return Ok(Attempt::PasswordNeeded(in_all(error, &mut failed)));
             }
             Err(Failure::TryNext(error)) => return Err(Failure::TryNext(in_all(error, &mut failed))),
+            Err(Failure::NextHost(error)) => return Err(Failure::NextHost(in_all(error, &mut failed))),
             Err(Failure::Stop(error)) => return Err(Failure::Stop(in_all(error, &mut failed))),
             Err(Failure::TryOtherwise(error)) => failed.push(error.in_context(&place)),
         }

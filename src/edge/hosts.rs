@@ -1,4 +1,7 @@
 //! The host list: where a server may be found, in the order to try.
+//!
+//! An address or a port that cannot be one is refused at once. libpq says so only when its turn comes, which is on the day
+//! of the failover.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -11,6 +14,9 @@ const DEFAULT_PORT: u16 = 5432;
 
 /// Where packagers put the server's socket, and where an unchanged build does.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+
+/// What fits into `sockaddr_un` with a zero behind it, in bytes.
+const LONGEST_SOCKET_PATH: usize = 107;
 
 /// One place where a server may be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,9 +51,15 @@ impl Host {
         }
     }
 
-    /// The path of the socket, for a host that is one.
-    pub fn socket_path(&self) -> String {
-        format!("{}/.s.PGSQL.{}", self.name, self.port)
+    /// The path of the socket, for a host that is one. Fails if the kernel does not take it.
+    pub fn socket_path(&self) -> Result<String> {
+        let path = format!("{}/.s.PGSQL.{}", self.name, self.port);
+        match path.len() > LONGEST_SOCKET_PATH {
+            false => Ok(path),
+            true => Err(Error::connection(format!(
+                "Unix-domain socket path \"{path}\" is too long (maximum {LONGEST_SOCKET_PATH} bytes)"
+            ))),
+        }
     }
 }
 
@@ -84,6 +96,24 @@ pub fn resolve(settings: &Settings) -> Result<Vec<Host>> {
             resolve_one(element(&names, at), &element(&addresses, at), port)
         })
         .collect()
+}
+
+/// Moves a host behind the others: it has not what is stored, and one of those may have it.
+pub fn put_last(hosts: &mut [Host], host: &Host) {
+    if let Some(at) = hosts.iter().position(|other| other == host) {
+        hosts[at..].rotate_left(1);
+    }
+}
+
+/// Whether `load_balance_hosts` asks for a random order; fails with libpq's message for a value that it does not know.
+pub fn load_balance(settings: &Settings) -> Result<bool> {
+    match settings.value("load_balance_hosts") {
+        None | Some("disable") => Ok(false),
+        Some("random") => Ok(true),
+        Some(other) => Err(Error::usage(format!(
+            "invalid load_balance_hosts value: \"{other}\""
+        ))),
+    }
 }
 
 fn resolve_one(name: String, address: &str, port: u16) -> Result<Host> {
@@ -134,7 +164,7 @@ mod tests {
             settings.set(keyword, value).unwrap();
         }
         let show = |host: &Host| match &host.target {
-            Target::Socket => format!("socket {}", host.socket_path()),
+            Target::Socket => format!("socket {}", host.socket_path().unwrap()),
             Target::Name => format!("name {}:{}", host.name, host.port),
             Target::Address(ip) => format!("{}={ip}:{}", host.name, host.port),
         };
@@ -148,12 +178,15 @@ mod tests {
     fn the_lists_are_paired_up() {
         let default = format!("socket {}/.s.PGSQL.5432", default_socket_directory());
         assert_eq!(hosts(&[]), default);
+        assert_eq!(hosts(&[("host", "a,")]), format!("name a:5432, {default}"));
+        assert_eq!(hosts(&[("hostaddr", ",::1")]), format!("{default}, ::1=::1:5432"));
         for (pairs, expected) in [
             (vec![("host", "a")], "name a:5432"),
             (vec![("host", "/s"), ("port", "7")], "socket /s/.s.PGSQL.7"),
             (vec![("host", "@s")], "socket @s/.s.PGSQL.5432"),
             (vec![("host", "a,b"), ("port", "7")], "name a:7, name b:7"),
             (vec![("host", "a,b"), ("port", "7,")], "name a:7, name b:5432"),
+            (vec![("host", "a,b"), ("port", ",7")], "name a:5432, name b:7"),
             (
                 vec![("hostaddr", "::1,127.0.0.1")],
                 "::1=::1:5432, 127.0.0.1=127.0.0.1:5432",
@@ -161,6 +194,10 @@ mod tests {
             (
                 vec![("host", "a,b"), ("hostaddr", "10.0.0.1,")],
                 "a=10.0.0.1:5432, name b:5432",
+            ),
+            (
+                vec![("host", ",b"), ("hostaddr", "10.0.0.1,")],
+                "10.0.0.1=10.0.0.1:5432, name b:5432",
             ),
             (
                 vec![("host", "a,b"), ("port", "1,2,3")],
@@ -184,6 +221,30 @@ mod tests {
         ] {
             assert_eq!(hosts(&pairs), expected, "{pairs:?}");
         }
+    }
+
+    #[test]
+    fn a_host_that_lacks_what_is_stored_is_tried_last() {
+        let [a, b, c] = ["a", "b", "c"].map(|name| resolve_one(name.to_owned(), "", 5432).unwrap());
+        let mut hosts = vec![a.clone(), b.clone(), c.clone()];
+        put_last(&mut hosts, &a);
+        assert_eq!(hosts, [b.clone(), c.clone(), a.clone()]);
+        put_last(&mut hosts, &c);
+        assert_eq!(hosts, [b, a, c]);
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_for_a_socket_is_told_in_the_words_of_libpq() {
+        let path = |directory: usize| {
+            let name = "/".repeat(directory);
+            resolve_one(name, "", 5432).unwrap().socket_path()
+        };
+        assert_eq!(path(93).unwrap().len(), LONGEST_SOCKET_PATH);
+        let message = path(94).unwrap_err().to_string();
+        assert!(
+            message.ends_with("/.s.PGSQL.5432\" is too long (maximum 107 bytes)"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The edge: command line, connection, directory, signals, logs: ordinary Rust on well-kept crates.
 
 pub mod advice;
+pub mod ancestry;
 pub mod authentication;
 pub mod baseline;
 pub mod cli;
@@ -47,6 +48,7 @@ pub mod stored;
 pub mod summary;
 pub mod supervisor;
 pub mod table;
+pub mod target_session;
 pub mod tls;
 pub mod top;
 pub mod verify;

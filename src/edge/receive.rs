@@ -15,7 +15,7 @@ use super::directory::Directory;
 use super::exposure;
 use super::full_disk::{self, OnDiskFull};
 use super::histogram_log::HistogramLog;
-use super::hosts::Host;
+use super::hosts::{self, Host};
 use super::logging;
 use super::observation::Observation;
 use super::observers::Observers;
@@ -85,6 +85,7 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         patience,
         stop: stop.clone(),
         system_identifier: None,
+        host: None,
         synced: false,
         left: None,
         received_bytes: 0,
@@ -114,14 +115,15 @@ async fn keep_receiving(
 ) -> Result<()> {
     let mut wait = Duration::ZERO;
     let mut complaints = Complaints::default();
+    let mut order = info.clone();
     loop {
-        let before = receiving.received_bytes;
+        let (before, began) = (receiving.received_bytes, Instant::now());
         let has_streamed = receiving.telemetry.start.value() != Lsn::INVALID;
         receiving.enter(match has_streamed {
             true => Activity::Restarting,
             false => Activity::Starting,
         });
-        let error = match attempt(receiving, info, prompt).await {
+        let error = match attempt(receiving, &order, prompt).await {
             Ok(Outcome::Finished) => return Ok(()),
             Err(error) => advise(error),
         };
@@ -140,9 +142,16 @@ async fn keep_receiving(
         if !error.is_retryable() {
             return Err(error);
         }
+        if let Some(host) = receiving.host.as_ref().filter(|_| error.is_of_lacking_server()) {
+            hosts::put_last(&mut order.hosts, host);
+        }
         if receiving.received_bytes > before {
-            wait = Duration::ZERO;
+            (wait, order.hosts) = (Duration::ZERO, info.hosts.clone());
             complaints.forget();
+        }
+        // A stream in which nothing was written is lost like any other.
+        if began.elapsed() > LONGEST_WAIT {
+            wait = Duration::ZERO;
         }
         let goes_on = match error.is_disk_full() {
             true => wait_for_room(receiving, error, wait).await?,
@@ -224,6 +233,7 @@ async fn attempt(
     if receiving.system_identifier.is_some() {
         receiving.telemetry.reconnects.increment();
     }
+    note_host(receiving, connection.host());
     receiving.telemetry.set_upstream(Upstream {
         server_version: connection
             .parameter("server_version")
@@ -235,6 +245,16 @@ async fn attempt(
     // Whatever this brings, what was received is safe and reported.
     let _ = tokio::time::timeout(FAREWELL, connection.close()).await;
     outcome
+}
+
+/// Remembers where the connection leads; worth a line where that is another host than before.
+fn note_host(receiving: &mut Receiving<'_>, host: Option<&Host>) {
+    if let Some(now) = host
+        && receiving.host.as_ref().is_some_and(|before| before != now)
+    {
+        info!("connected to host \"{}\", port {}", now.name, now.port);
+    }
+    receiving.host = host.cloned();
 }
 
 /// A host before it has said anything.

@@ -25,18 +25,6 @@ const CHOICES: &[Choice] = &[
         lacking: "GSSAPI is not implemented",
     },
     Choice {
-        keyword: "target_session_attrs",
-        honoured: &["any"],
-        refused: &["read-write", "read-only", "primary", "standby", "prefer-standby"],
-        lacking: "servers are not told apart yet",
-    },
-    Choice {
-        keyword: "load_balance_hosts",
-        honoured: &["disable"],
-        refused: &["random"],
-        lacking: "hosts are tried in the order given",
-    },
-    Choice {
         keyword: "min_protocol_version",
         honoured: &["3.0"],
         refused: &["3.2", "latest"],
@@ -99,13 +87,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_honoured_is_refused_by_name() {
-        for (keyword, value) in [
-            ("gssencmode", "require"),
-            ("target_session_attrs", "read-write"),
-            ("target_session_attrs", "prefer-standby"),
-            ("load_balance_hosts", "random"),
-            ("min_protocol_version", "3.2"),
-        ] {
+        for (keyword, value) in [("gssencmode", "require"), ("min_protocol_version", "3.2")] {
             let start = format!("{keyword} value \"{value}\" is not supported: ");
             let verdict = verdict(keyword, value);
             assert!(verdict.starts_with(&start), "{verdict}");
@@ -123,11 +105,7 @@ mod tests {
 
     #[test]
     fn what_permits_to_go_without_goes_through() {
-        for (keyword, value) in [
-            ("gssencmode", "prefer"),
-            ("target_session_attrs", "any"),
-            ("max_protocol_version", "latest"),
-        ] {
+        for (keyword, value) in [("gssencmode", "prefer"), ("max_protocol_version", "latest")] {
             assert_eq!(verdict(keyword, value), "honoured", "{keyword}={value}");
         }
     }

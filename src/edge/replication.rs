@@ -95,17 +95,6 @@ impl Connection {
         })
     }
 
-    /// Whether the server is in recovery: it follows another one, or replays its own log.
-    pub async fn is_standby(&mut self) -> Result<bool> {
-        // Servers from 14 on tell it by themselves.
-        if let Some(value) = self.parameter("in_hot_standby") {
-            return Ok(value == "on");
-        }
-        let rows = self.command("SHOW transaction_read_only").await?;
-        let row = only_row(&rows, 1, "could not find out whether the server is a standby")?;
-        Ok(text(row, 0)? == "on")
-    }
-
     /// The size of the server's WAL segments.
     pub async fn wal_segment_size(&mut self) -> Result<SegmentSize> {
         let rows = self.command("SHOW wal_segment_size").await?;

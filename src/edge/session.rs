@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::advice::STREAM_ENDED;
+use super::ancestry::drop_left_behind;
 use super::cli::ReceiveOptions;
 use super::connection::Connection;
 use super::continuation::Continuation;
@@ -16,6 +17,7 @@ use super::directory::Directory;
 use super::display::Display;
 use super::durable_method;
 use super::history;
+use super::hosts::Host;
 use super::observers::Observers;
 use super::patience::Patience;
 use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
@@ -65,6 +67,8 @@ pub struct Receiving<'a> {
     pub patience: Patience,
     /// The operator's wish.
     pub stop: Stop,
+    /// Where the last connection led.
+    pub host: Option<Host>,
     /// The server of the first connection: another one under the same address is refused.
     pub system_identifier: Option<u64>,
     /// Whether everything in the directory that a status may claim is durable.
@@ -243,6 +247,7 @@ impl Receiving<'_> {
             server.identity.system_identifier,
             server.segment_size,
         )?;
+        drop_left_behind(&self.directory, &mut files, server.segment_size)?;
         let plan = self.find_start(connection, server, &files).await?;
         files.retain(|file| !plan.set_aside.contains(&file.name(server.segment_size)));
         let from = self.go_on(connection, server, &files, &plan).await?;

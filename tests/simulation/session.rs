@@ -8,7 +8,7 @@ use walring::core::history::History;
 use walring::core::lsn::{Lsn, Timeline};
 use walring::core::order::{Config, Ending};
 use walring::core::resume::{self, Left, Resumed, Stored};
-use walring::core::standing::{self, Standing, standing};
+use walring::core::standing::{Standing, standing};
 use walring::core::start::{self, Facts, Position, SegmentFile};
 use walring::core::wal::Verify;
 use walring::core::wal::decoder::{Decoder, Expected};
@@ -93,16 +93,11 @@ impl Life {
         let directory = Directory(&self.world.disk);
         let resumed = resume::go_on(&directory, left, &files, &plan, self.expected(plan.timeline))?;
         if !files.is_empty() {
-            let stored = standing::Stored {
-                end: Position {
-                    lsn: resumed.end,
-                    timeline: plan.timeline,
-                },
-                newest: files
-                    .last()
-                    .map_or(segment_size().segment_of(resumed.end), |file| file.segment),
+            let stored = Position {
+                lsn: resumed.end,
+                timeline: plan.timeline,
             };
-            match standing(&stored, segment_size(), self.server(), &self.server_history()) {
+            match standing(stored, self.server(), &self.server_history()) {
                 Standing::Covers => {}
                 Standing::Behind | Standing::Earlier => {
                     return Err(Error::connection("the server does not have what is stored"));
