@@ -7,12 +7,10 @@
 //! waited; what a kill meets is up to the machine.)
 mod common;
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::clients::Clients;
 use common::receiver::walring_command;
 use common::restore::restore;
 use common::{Archive, Lsn, Process, Server, ServerOptions, Session, stored, wait};
@@ -75,22 +73,6 @@ struct Tally {
     commits: u32,
 }
 
-/// What was acknowledged to the clients.
-#[derive(Default)]
-struct Ledger {
-    /// Client and number of each row whose commit returned.
-    rows: HashSet<(usize, u32)>,
-    /// The commits that returned lie behind this.
-    position: Option<Lsn>,
-}
-
-/// Sessions that insert one row after the other; they end with this.
-struct Clients {
-    ledger: Arc<Mutex<Ledger>>,
-    are_done: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
 /// A server, its clients, and the walring that is killed.
 struct World {
     server: Arc<Server>,
@@ -119,11 +101,13 @@ impl World {
             .config("max_wal_size = 200MB")
             .start();
         let (server, archive) = (Arc::new(server), Archive::new());
-        server
-            .sql("set synchronous_commit = local; create table ledger (client int, number int, filler text)");
+        Clients::create_table(&server);
         server.sql("set synchronous_commit = local; select pg_create_physical_replication_slot('kept')");
         let mut world = World {
-            clients: Clients::start(&server),
+            clients: Clients::start(CLIENTS, {
+                let server = Arc::clone(&server);
+                move || Session::open(&server)
+            }),
             server,
             observer: None,
             archive,
@@ -367,69 +351,5 @@ impl World {
 
     fn pause_ms(&mut self, longest: u64) {
         std::thread::sleep(Duration::from_micros(self.random.u64(0..longest * 1000)));
-    }
-}
-
-impl Clients {
-    fn start(server: &Arc<Server>) -> Clients {
-        let (ledger, are_done) = (Arc::<Mutex<Ledger>>::default(), Arc::<AtomicBool>::default());
-        let threads = (0..CLIENTS).map(|client| {
-            let (server, ledger, are_done) = (Arc::clone(server), Arc::clone(&ledger), Arc::clone(&are_done));
-            std::thread::spawn(move || commit(client, &server, &ledger, &are_done))
-        });
-        let threads = threads.collect();
-        Clients {
-            ledger,
-            are_done,
-            threads,
-        }
-    }
-
-    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
-        self.ledger.lock().expect("no client has failed")
-    }
-
-    fn assert_all_are_in(&self, restored: &Server) {
-        let text = restored.sql("select client, number from ledger");
-        let row = |line: &str| {
-            let (client, number) = line.split_once('|').expect("two columns");
-            (client.parse().unwrap(), number.parse().unwrap())
-        };
-        let found: HashSet<(usize, u32)> = text.lines().map(row).collect();
-        let lost: Vec<_> = self.ledger().rows.difference(&found).copied().collect();
-        assert_eq!(lost, [], "acknowledged and lost, of {} rows", found.len());
-    }
-}
-
-impl Drop for Clients {
-    fn drop(&mut self) {
-        self.are_done.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Inserts rows and notes those whose commit returned; connects again when the server has died.
-fn commit(client: usize, server: &Server, ledger: &Mutex<Ledger>, are_done: &AtomicBool) {
-    let is_done = || are_done.load(Ordering::Relaxed);
-    let mut session = None;
-    for number in 0.. {
-        if is_done() {
-            return;
-        }
-        let insert = format!(
-            "insert into ledger values ({client}, {number}, repeat('x', (random() * 3000)::int)) \
-             returning pg_current_wal_insert_lsn()"
-        );
-        let open = session.get_or_insert_with(|| Session::open(server));
-        let Some(position) = open.ask_unless(&insert, is_done) else {
-            session = None;
-            std::thread::sleep(Duration::from_millis(50));
-            continue;
-        };
-        let mut ledger = ledger.lock().expect("no other client has failed");
-        ledger.rows.insert((client, number));
-        ledger.position = ledger.position.max(position.parse().ok());
     }
 }

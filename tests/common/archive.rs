@@ -164,7 +164,7 @@ impl Archive {
     /// Asserts that each byte of the partial segment is the server's or still zero; gives the length up to which all
     /// are the server's. Which may not have begun the segment, after a switch.
     #[track_caller]
-    fn assert_partial_is_no_other(&self, server: &Server, name: &str) -> usize {
+    pub fn assert_partial_is_no_other(&self, server: &Server, name: &str) -> usize {
         let ours = self.read(&format!("{name}.partial"));
         let theirs = std::fs::read(server.data().join("pg_wal").join(name)).unwrap_or(vec![0; ours.len()]);
         assert_eq!(ours.len(), theirs.len(), "size of {name}.partial");
@@ -238,7 +238,7 @@ pub fn assert_same(name: &str, ours: &[u8], theirs: &[u8]) {
 }
 
 #[track_caller]
-fn assert_without_gap(names: &[String], segment_bytes: u64) {
+pub fn assert_without_gap(names: &[String], segment_bytes: u64) {
     let per_id = (1u64 << 32) / segment_bytes;
     let number = |name: &String| {
         let part = |range| u64::from_str_radix(&name[range], 16).expect("hexadecimal digits");

@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)] // every test program uses a part of it
 
 pub mod archive;
+pub mod clients;
 pub mod http;
 pub mod libpq;
 pub mod login;

@@ -303,20 +303,25 @@ impl Server {
             .version(&self.installation)
             .segment_mb(self.segment_mb)
             .create();
-        let config = std::fs::read(copy.data().join("postgresql.conf")).expect("read postgresql.conf");
-        std::fs::remove_dir_all(copy.data()).expect("make room for the base backup");
-        let mut backup = self.installation.server_command("pg_basebackup");
+        copy.become_copy_of(self, arguments);
+        copy
+    }
+
+    /// Puts a base backup in the place of the stopped server's data. Its configuration stays: it is at the same address.
+    pub fn become_copy_of(&self, source: &Server, arguments: &[&str]) {
+        let config = std::fs::read(self.data().join("postgresql.conf")).expect("read postgresql.conf");
+        std::fs::remove_dir_all(self.data()).expect("make room for the base backup");
+        let mut backup = source.installation.server_command("pg_basebackup");
         backup
             .args(["-U", "postgres", "-c", "fast", "-D"])
-            .arg(copy.data())
+            .arg(self.data())
             .args(arguments);
         backup
             .arg("-h")
-            .arg(self.socket_directory())
-            .args(["-p", &self.port.to_string()]);
+            .arg(source.socket_directory())
+            .args(["-p", &source.port.to_string()]);
         run(backup);
-        std::fs::write(copy.data().join("postgresql.conf"), config).expect("configure the copy");
-        copy
+        std::fs::write(self.data().join("postgresql.conf"), config).expect("configure the copy");
     }
 
     /// The answer to a query, as `psql` prints it without decoration.

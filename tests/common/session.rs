@@ -1,7 +1,7 @@
 //! A connection to a server that stays open: `psql`, asked one query after the other.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,12 @@ pub struct Session {
 impl Session {
     /// Starts `psql`; whether it reaches the server shows with the first query.
     pub fn open(server: &Server) -> Session {
-        let mut command = server.client("psql");
-        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
+        Session::of(server.client("psql"), "postgres")
+    }
+
+    /// The same with a `psql` that is aimed by the name of a database, or a connection string.
+    pub fn of(mut command: Command, database: &str) -> Session {
+        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database]);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
