@@ -75,7 +75,18 @@ impl Receiving<'_> {
             let position = server.position();
             match standing(stored, position, &history) {
                 Standing::Covers => {}
-                Standing::Forked { at, next } => return Ok(follow_fork(server, stored, at, next)),
+                Standing::Forked { at, next } => {
+                    let fork = Position {
+                        lsn: at,
+                        timeline: next,
+                    };
+                    // Once, not with each attempt to follow.
+                    if self.told_fork.replace(fork) != Some(fork) {
+                        warn_of_fork(stored, fork);
+                    }
+                    debug!("switched to timeline {next} at {at}");
+                    return Ok(Continuation::fresh(server, fork));
+                }
                 Standing::Behind => return Err(self.behind(connection, server, resumed.end).await?),
                 Standing::Earlier => return Err(earlier(server, plan.timeline)),
                 Standing::Unrelated => return Err(unrelated(server, plan.timeline)),
@@ -165,23 +176,19 @@ impl StartPlan {
 }
 
 /// The next timeline began before the end of what is stored: the standby that became the primary had not received all
-/// that was received here. It is followed from there.
-fn follow_fork(server: &Server, stored: Position, at: Lsn, next: Timeline) -> Continuation {
+/// that was received here.
+fn warn_of_fork(stored: Position, fork: Position) {
     let Position { lsn: end, timeline } = stored;
     warn!(
         detail = %format!(
             "What lies between, {} bytes, was received and perhaps acknowledged, and this server does not have \
              it. It stays where it is, in the files of timeline {timeline}.",
-            end.bytes_since(at)
+            end.bytes_since(fork.lsn)
         ),
-        "the server went on with timeline {next} at {at}, before the end of what is stored at {end}"
+        "the server went on with timeline {} at {}, before the end of what is stored at {end}",
+        fork.timeline,
+        fork.lsn
     );
-    debug!("switched to timeline {next} at {at}");
-    let position = Position {
-        lsn: at,
-        timeline: next,
-    };
-    Continuation::fresh(server, position)
 }
 
 fn earlier(server: &Server, timeline: Timeline) -> Error {

@@ -86,6 +86,7 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         stop: stop.clone(),
         system_identifier: None,
         host: None,
+        told_fork: None,
         synced: false,
         left: None,
         received_bytes: 0,

@@ -71,6 +71,8 @@ pub struct Receiving<'a> {
     pub host: Option<Host>,
     /// The server of the first connection: another one under the same address is refused.
     pub system_identifier: Option<u64>,
+    /// Where a new primary went on without all that is stored, once that was said.
+    pub told_fork: Option<Position>,
     /// Whether everything in the directory that a status may claim is durable.
     pub synced: bool,
     /// Where the stream before was left.
