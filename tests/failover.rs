@@ -131,6 +131,12 @@ fn an_old_primary_is_not_followed_although_its_segments_are_the_newest() {
         "{exit:#?}"
     );
     assert!(archive.contents() == held, "files were touched");
+    // The program that walring replaces looks at the highest segment only.
+    let exit = common::pg_receivewal(&new, &archive, &["-n"]).finish();
+    assert!(
+        exit.has_line_with(&["error: ", "is not in this server's history"]),
+        "{exit:#?}"
+    );
     let receiver = receive(&archive, &[&new], "primary", &["--synchronous"]);
     let end = new.write_wal(100);
     new.wait_flushed(end);

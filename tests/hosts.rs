@@ -4,6 +4,7 @@ mod common;
 use std::net::TcpListener;
 use std::process::Command;
 
+use common::process::{Exit, succeeds, wrap};
 use common::server::free_port;
 use common::wait::until;
 use common::{Archive, Installation, Process, Server, ServerOptions, program};
@@ -126,6 +127,41 @@ fn a_server_that_lets_nobody_in_yet_leads_to_the_next_host_and_one_that_refuses_
         let expected = group.outcome_of(&Client::pg_receivewal(15), &string);
         assert_eq!(group.outcome_of(&Client::Walring, &string), expected, "{string}");
     }
+}
+
+#[test]
+fn the_next_address_of_a_host_is_tried_unless_the_server_has_answered() {
+    let Some(names) = Names::probe() else {
+        return common::skip::skip("a host with two addresses: no name can be made up here");
+    };
+    let group = Group::of(&Installation::standard());
+    let both = "listen_addresses = '127.0.0.1,127.0.0.2'\n";
+    let second = "listen_addresses = '127.0.0.2'\n";
+    for (config, string, expected) in [
+        (second, "", 0),
+        (both, "target_session_attrs=primary", 1),
+        ("listen_addresses = ''\n", "", 2),
+    ] {
+        group.standby.append_config(config);
+        group.standby.restart();
+        let string = format!("host=twofold port={} {string}", group.standby.port());
+        assert_eq!(
+            group.messages_of(&names, &string),
+            expected,
+            "{string} with {config}"
+        );
+    }
+    group.standby.append_config(both);
+    group.standby.stop_fast();
+    group.standby.append_config("hot_standby = off\n");
+    group.standby.start_in_recovery();
+    let string = format!("host=twofold port={}", group.standby.port());
+    let expected = names.run(&Client::pg_receivewal(15), &string).stderr;
+    assert!(
+        expected[0].contains("system is not accepting connections"),
+        "{expected:#?}"
+    );
+    assert_eq!(group.messages_of(&names, &string), 1);
 }
 
 #[test]
@@ -320,6 +356,23 @@ impl Group {
         self.run(client.command(string))
     }
 
+    /// How many addresses gave a reason, to walring and to libpq alike.
+    fn messages_of(&self, names: &Names, string: &str) -> usize {
+        let said = |client: Client| {
+            let exit = names.run(&client, string);
+            let said = exit
+                .stderr
+                .iter()
+                .filter(|line| line.contains("connection to server at "))
+                .count();
+            assert_eq!(exit.code == Some(0), said == 0, "{exit:#?}");
+            said
+        };
+        let expected = said(Client::pg_receivewal(15));
+        assert_eq!(said(Client::Walring), expected, "{string}");
+        expected
+    }
+
     /// Has a slot made, and looks where it is.
     fn run(&self, mut command: Command) -> Outcome {
         command.args(["--create-slot", "--slot=here"]);
@@ -345,6 +398,46 @@ impl Group {
             line.to_owned()
         };
         Outcome::Refused(lines.map(without_name).collect())
+    }
+}
+
+/// A namespace in which one name has two addresses.
+struct Names {
+    unshare: &'static [&'static str],
+    file: tempfile::NamedTempFile,
+}
+
+impl Names {
+    fn probe() -> Option<Names> {
+        let file = tempfile::NamedTempFile::new().expect("create a file");
+        std::fs::write(&file, "127.0.0.1 localhost twofold\n127.0.0.2 twofold\n").expect("write names");
+        let ways: [&[&str]; 2] = [&["--mount"], &["--mount", "--user", "--map-root-user"]];
+        let mut names = Names { unshare: &[], file };
+        names.unshare = ways.into_iter().find(|way| {
+            names.unshare = way;
+            succeeds(&mut names.wrap(&Command::new("true")))
+        })?;
+        Some(names)
+    }
+
+    fn wrap(&self, inner: &Command) -> Command {
+        let script = format!(
+            "mount --bind {} /etc/hosts && exec \"$@\"",
+            self.file.path().display()
+        );
+        let arguments = ["--propagation", "private", "sh", "-c", &script, "sh"];
+        wrap(
+            Command::new("unshare"),
+            &[self.unshare, &arguments].concat(),
+            inner,
+        )
+    }
+
+    /// Asks for a slot that is there, so that all ends as soon as a server was found.
+    fn run(&self, client: &Client, string: &str) -> Exit {
+        let mut command = client.command(string);
+        command.args(["--create-slot", "--slot=here", "--if-not-exists"]);
+        Process::spawn(self.wrap(&command)).finish()
     }
 }
 

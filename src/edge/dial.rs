@@ -112,15 +112,11 @@ async fn try_host(
     for address in &addresses {
         match try_address(info, host, address, wanted, typed).await {
             Ok(attempt) => return Ok(Some(attempt)),
-            Err(Failure::TryNext(error)) => {
-                // A server that is not ready is that on all its addresses.
-                let has_answered = error.sqlstate() == Some(CANNOT_CONNECT_NOW);
+            // A server that is not ready is that on all its addresses.
+            Err(Failure::TryNext(error)) if error.sqlstate() != Some(CANNOT_CONNECT_NOW) => {
                 failed.push(error);
-                if has_answered {
-                    return Ok(None);
-                }
             }
-            Err(Failure::NextHost(error)) => {
+            Err(Failure::TryNext(error) | Failure::NextHost(error)) => {
                 failed.push(error);
                 return Ok(None);
             }
