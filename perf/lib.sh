@@ -18,6 +18,7 @@ primary_data=''    # data directory of the running primary, empty when none runs
 primary_log=''
 segment_size=0     # of the primary's WAL, in bytes
 receiver=()        # command line of the receiver, as last composed
+keywords=''        # what its connection string says besides
 receiver_pid=''    # its process, empty when none runs
 receiver_log=''
 child_pid=''       # a program the script waits for
@@ -255,6 +256,27 @@ load() {
         receiver_failed "pgbench failed or its commits hung: $(tail -n 5 "$scratch/pgbench.log")"
 }
 
+# produce_wal MIB PART: one PART-th short transactions, the rest bulk loads: what archives hold. The segments from
+# first_lsn (first, in bytes) to end_lsn (end) are finished then.
+produce_wal() {
+    local missing
+    note "producing $1 MiB of WAL"
+    first_lsn=$(primary_switch_segment)
+    first=$(lsn_bytes "$first_lsn")
+    load 60 --initialize --quiet --scale=10
+    while (($(lsn_bytes "$(query 'SELECT pg_current_wal_lsn()')") < first + $1 * 1024 * 1024 / $2)); do
+        load 60 --builtin=tpcb-like --client=4 --time=5
+    done
+    while
+        missing=$((first + $1 * 1024 * 1024 - $(lsn_bytes "$(query 'SELECT pg_current_wal_lsn()')")))
+        ((missing > 0))
+    do
+        load 600 --initialize --quiet --scale=$((missing / 13000000 + 1))
+    done
+    end_lsn=$(primary_switch_segment)
+    end=$(lsn_bytes "$end_lsn")
+}
+
 # A new segment begins: whatever was written so far is in finished ones. Prints the LSN at which it begins.
 primary_switch_segment() {
     query 'SELECT pg_switch_wal()' >/dev/null
@@ -275,8 +297,8 @@ receiver_command() {
     walring) receiver=("${walring[@]}") ;;
     pg_receivewal) receiver=("$pg_bin/pg_receivewal") ;;
     esac
-    receiver+=(-D "$directory" -d "host=$PGHOST port=$PGPORT user=$PGUSER application_name=receiver"
-        --no-password "$@")
+    receiver+=(-D "$directory"
+        -d "host=$PGHOST port=$PGPORT user=$PGUSER application_name=receiver${keywords:+ $keywords}" --no-password "$@")
 }
 
 # receiver_start PROGRAM DIR OPTION...: in the background; returns when the primary counts it as its
@@ -427,7 +449,8 @@ alternate() {
 
 # The machine and the programs, as a Markdown list.
 machine_facts() {
-    local cpu memory device queue cache=''
+    local kernel cpu memory device queue cache=''
+    kernel=$(uname -r) # and what its packager calls it
     cpu=$(lscpu | sed -n 's/^Model name: *//p' | head -n 1)
     memory=$(awk '/^MemTotal:/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)
     device=$(basename "$(df --output=source "$disk_dir" | tail -n 1)")
@@ -435,7 +458,7 @@ machine_facts() {
         [[ -r $queue/write_cache ]] && cache=", write cache: $(<"$queue/write_cache"), FUA: $(<"$queue/fua")"
     done
     cat <<EOT
-- $(uname -sr), $cpu, $(nproc) cores, $memory memory, $(date -u +%F)
+- $(uname -s) ${kernel%%-*}, $cpu, $(nproc) cores, $memory memory, $(date -u +%F)
 - receivers write to $(filesystem "$disk_dir") on $device$cache
 - primary on $(filesystem "$primary_data"), over TCP on the loopback interface, fsync = $(query 'SHOW fsync')
 - $("$pg_bin/postgres" --version); $("$pg_bin/pg_receivewal" --version); walring: $("$WALRING" --version)

@@ -5,7 +5,8 @@ report.py latencies FILE...   pgbench's per-transaction logs: count, then mean, 
                               milliseconds, one line, tab separated. Percentiles are exact (nearest rank).
 report.py table FILE          runs to a Markdown table. FILE is tab separated: a header line `case program METRIC...`,
                               then one for each run. Cells are medians (smallest to largest); $BASELINE is the
-                              program that others are compared with, pg_receivewal if it is not set.
+                              program that others are compared with, pg_receivewal if it is not set. Or $RATIOS
+                              says what is compared: lines `ONE ÷ OTHER`.
 """
 
 import csv
@@ -15,6 +16,7 @@ import statistics
 import sys
 
 BASELINE = os.environ.get("BASELINE", "pg_receivewal")
+RATIOS = [line.split(" ÷ ") for line in os.environ.get("RATIOS", "").splitlines()]
 
 
 def number(value):
@@ -44,7 +46,7 @@ def table(path):
         for program, values in columns.items():
             lines.append([case, program, *map(cell, values)])
             case = ""
-        pairs = [(BASELINE, program) for program in columns if program != BASELINE]
+        pairs = RATIOS or [(BASELINE, program) for program in columns if program != BASELINE]
         for one, other in pairs:
             lines.append(["", f"{one} ÷ {other}", *map(ratio, columns[one], columns[other])])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -30,32 +30,13 @@ main() {
     begin python3=python3 /usr/bin/time=time
     use_disk
     primary_create $((size_mib * 3)) 16 'synchronous_commit = off'
-    produce_wal
+    produce_wal "$size_mib" 3
     store_wal
     same_records
     printf 'case\tprogram\twall s\tMB/s\tCPU s (user + sys)\tpeak resident MiB\n' >"$scratch/runs"
     measure_rounds
     report >"$scratch/report"
     deliver verify "$scratch/report"
-}
-
-# Short transactions for a third, bulk loads for the rest: what archives hold.
-produce_wal() {
-    note "producing $size_mib MiB of WAL"
-    local missing
-    first_lsn=$(primary_switch_segment)
-    first=$(lsn_bytes "$first_lsn")
-    load 60 --initialize --quiet --scale=10
-    while (($(lsn_bytes "$(query 'SELECT pg_current_wal_lsn()')") < first + size_mib * 1024 * 1024 / 3)); do
-        load 60 --builtin=tpcb-like --client=4 --time=5
-    done
-    while
-        missing=$((first + size_mib * 1024 * 1024 - $(lsn_bytes "$(query 'SELECT pg_current_wal_lsn()')")))
-        ((missing > 0))
-    do
-        load 600 --initialize --quiet --scale=$((missing / 13000000 + 1))
-    done
-    end=$(lsn_bytes "$(primary_switch_segment)")
 }
 
 store_wal() {
