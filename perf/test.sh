@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # perf/test.sh: are the scripts in perf/ to be believed? Their check must fail on every kind of wrong segment,
 # their arithmetic must be right, the demo must fail when its receiver spoils one byte, and each benchmark
-# must run. About four minutes; the numbers it prints mean nothing. Takes no arguments.
+# must run. About five minutes; the numbers it prints mean nothing. Takes no arguments.
 #
-# Installs with apt what is missing: postgresql (without its default cluster), python3, strace, time, e2fsprogs. Needs a
-# current Rust. WALRING=path uses that program in place of building one.
+# Installs with apt what is missing: postgresql (without its default cluster), python3, openssl, strace, time,
+# e2fsprogs. Needs a current Rust. WALRING=path uses that program in place of building one.
 
 set -euo pipefail
 # shellcheck source=perf/lib.sh
@@ -29,11 +29,12 @@ expect() {
 
 main() {
     (($# == 0)) || { usage && exit 2; }
-    begin python3=python3 strace=strace /usr/bin/time=time mkfs.ext4=e2fsprogs
+    begin python3=python3 openssl=openssl strace=strace /usr/bin/time=time mkfs.ext4=e2fsprogs
     export WALRING
     wrong_segments_are_found
     medians_are_exact
     a_spoilt_byte_fails_the_demo
+    a_connection_in_plain_fails_the_benchmark_of_tls
     benchmarks_run
     ((failures == 0)) || die "$failures of the checks are NOT OK"
 }
@@ -88,9 +89,13 @@ flip() {
 
 medians_are_exact() {
     printf 'case\tprogram\ts\na\twalring\t1\na\tpg_receivewal\t9\na\twalring\t2\na\twalring\t3\n' >"$scratch/log"
+    local medians=('' '' s --- --- ---: a pg_receivewal 9.00 '' walring '2.00 (1.00–3.00)')
     expect passes 'a table of medians and their ratio' \
-        diff <(printf '| %s | %s | %s |\n' '' '' s --- --- ---: a pg_receivewal 9.00 \
-            '' walring '2.00 (1.00–3.00)' '' 'pg_receivewal ÷ walring' '**4.50**') <(table "$scratch/log")
+        diff <(printf '| %s | %s | %s |\n' "${medians[@]}" '' 'pg_receivewal ÷ walring' '**4.50**') \
+        <(table "$scratch/log")
+    expect passes 'a table of medians and the ratio that was asked for' \
+        diff <(printf '| %s | %s | %s |\n' "${medians[@]}" '' 'walring ÷ pg_receivewal' '**0.22**') \
+        <(RATIOS='walring ÷ pg_receivewal' table "$scratch/log")
 }
 
 # A receiver that spoils one byte of its first segment when it has begun the third.
@@ -117,8 +122,19 @@ EOT
         expect fails 'the demo, one byte spoilt' run 300 "$perf_dir/demo.sh"
 }
 
+# A receiver that connects in plain although it is told to use TLS.
+a_connection_in_plain_fails_the_benchmark_of_tls() {
+    local opener=$scratch/opener/${WALRING##*/}
+    mkdir "${opener%/*}"
+    printf '#!/usr/bin/env bash\nexec %q "${@/sslmode=verify-full/sslmode=disable}"\n' "$WALRING" >"$opener"
+    chmod +x "$opener"
+    because='walring, TLS: a connection was not encrypted' WALRING=$opener \
+        expect fails 'tls.sh, TLS not used' run 300 "$perf_dir/tls.sh" --rounds 1 --size-mib 32 --seconds 0
+}
+
 benchmarks_run() {
     expect passes 'verify.sh' run 300 "$perf_dir/verify.sh" --rounds 1 --size-mib 32
+    expect passes 'tls.sh' run 300 "$perf_dir/tls.sh" --rounds 1 --size-mib 32 --seconds 1
     expect passes 'soak.sh' run 600 "$perf_dir/soak.sh" --for 20s --gap 200ms --out "$scratch/soak"
     expect passes 'compare.sh' run 600 "$perf_dir/compare.sh" --quick --output "$scratch/comparison"
 }
