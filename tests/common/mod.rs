@@ -5,6 +5,8 @@
 #![allow(dead_code, unused_imports)] // every test program uses a part of it
 
 pub mod archive;
+pub mod attempt;
+pub mod certificates;
 pub mod clients;
 pub mod http;
 pub mod libpq;
@@ -23,6 +25,7 @@ pub mod skip;
 pub mod small_disk;
 pub mod statuses;
 pub mod stored;
+pub mod tls;
 pub mod wait;
 pub mod walsender;
 

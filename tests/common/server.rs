@@ -176,6 +176,14 @@ impl Server {
         }
     }
 
+    /// Reads the configuration again: connections made from now on meet what it says.
+    pub fn reload(&self) {
+        let reloads = || self.log().matches("reloading configuration files").count();
+        let before = reloads();
+        self.signal(Signal::HUP);
+        until("the server is reloaded", || (reloads() > before).then_some(()));
+    }
+
     /// What the server has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).expect("read the server's log")
@@ -522,7 +530,7 @@ fn is_ready(status: &str) -> bool {
 }
 
 /// Where servers live: what `tests/run.sh` chose, or the system's place for temporary files.
-fn scratch() -> PathBuf {
+pub fn scratch() -> PathBuf {
     let chosen = std::env::var_os("WALRING_TEST_DIR").map(PathBuf::from);
     chosen.unwrap_or_else(std::env::temp_dir)
 }
@@ -541,7 +549,8 @@ fn append(path: &Path, text: &str) {
     file.write_all(text.as_bytes()).expect("append");
 }
 
-fn open_to_server_user(path: &Path) {
+/// Lets the servers write into a directory, and everybody read it.
+pub fn open_to_server_user(path: &Path) {
     give_to_server_user(path);
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(path, mode).expect("open a directory");
