@@ -66,7 +66,10 @@ pub fn start(options: ServerOptions) -> Server {
 /// From now on the server is who the certificate of this name says.
 pub fn present(server: &Server, name: &str) {
     install(server, name);
+    let refusals = || server.log().matches("SSL configuration was not reloaded").count();
+    let before = refusals();
     server.reload();
+    assert_eq!(refusals(), before, "the server cannot use {name}");
 }
 
 fn install(server: &Server, name: &str) {

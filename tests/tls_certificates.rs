@@ -1,0 +1,297 @@
+//! Whose certificate a server may show: names, chains, times, keys and revocation lists, judged as libpq judges them.
+mod common;
+
+use common::attempt::{Attempt, Client, Comparison};
+use common::certificates::file;
+use common::tls::{present, server_with_tls};
+use common::{Installation, Server, ServerOptions, certificates, tls};
+
+/// The certificates that are special for the names in them.
+const NAMED: [&str; 24] = [
+    "server-documented",
+    "server-common-name",
+    "server-name",
+    "server-names",
+    "server-wildcard",
+    "server-wildcard-common-name",
+    "server-star",
+    "server-partial-wildcard",
+    "server-inner-wildcard",
+    "server-address",
+    "server-addresses",
+    "server-other-address",
+    "server-address-as-name",
+    "server-address-as-common-name",
+    "server-address-beside-name",
+    "server-name-beside-address",
+    "server-localhost",
+    "server-mail",
+    "server-without-name",
+    "server-other-name",
+    "server-zero-in-name",
+    "server-address-of-three-bytes",
+    "server-constrained",
+    "server-unconstrained",
+];
+
+/// Names under which the server is looked for, all at its one address.
+const HOSTS: [&str; 16] = [
+    "host=db.example.test",
+    "host=DB.Example.TEST",
+    "host=db.example.test.",
+    "host=other.test",
+    "host=three.test",
+    "host=example.test",
+    "host=very.deep.example.test",
+    "host=.example.test",
+    "host=*.example.test",
+    "host=db.constrained.test",
+    "host=localhost",
+    "host=127.0.0.1",
+    "host=127.1",
+    "host=::1",
+    "host=10.0.0.1",
+    "host=''",
+];
+
+/// TLS with a proof of who the server is, by the root's word.
+fn verified(mode: &str, root: &str) -> String {
+    format!("user=encrypted sslmode={mode} sslrootcert={}", file(root))
+}
+
+/// With the distribution's libpq, whose OpenSSL is the one that operators have.
+fn comparison(server: &Server) -> Comparison<'_> {
+    Comparison::with(server, Client::Libpq(None))
+}
+
+#[test]
+fn names_are_compared_as_libpq_does() {
+    let server = server_with_tls();
+    let mut comparison = comparison(&server);
+    let mut accepted = 0;
+    for certificate in NAMED {
+        present(&server, certificate);
+        for host in HOSTS {
+            let settings = format!("{} {host}", verified("verify-full", "root.crt"));
+            let outcome = comparison.compare_as(certificate, &Attempt::with(settings));
+            accepted += u32::from(outcome.connected);
+        }
+    }
+    assert!(
+        accepted >= 30,
+        "libpq accepts {accepted} only: the names do not show what they are to show"
+    );
+    comparison.finish();
+}
+
+#[test]
+fn a_name_matters_to_nobody_but_verify_full() {
+    let server = server_with_tls();
+    let mut comparison = comparison(&server);
+    for certificate in ["server-other-name", "server-without-name", "server-zero-in-name"] {
+        present(&server, certificate);
+        for mode in ["prefer", "require", "verify-ca"] {
+            let attempt = Attempt::with(verified(mode, "root.crt")).succeeds();
+            comparison.compare_as(certificate, &attempt);
+        }
+    }
+    comparison.finish();
+}
+
+/// The certificates that are special for something else than their names.
+const MADE: [&str; 27] = [
+    "server-rsa",
+    "server-ed25519",
+    "server-p384",
+    "server-p521",
+    "server-sha384",
+    "server-sha512",
+    "server-pss",
+    "server-expired",
+    "server-early",
+    "server-for-clients",
+    "server-for-servers",
+    "server-critical",
+    "server-without-chain",
+    "server-chain",
+    "server-chain-with-root",
+    "server-long-chain",
+    "server-constrained",
+    "server-unconstrained",
+    "server-impostor",
+    "server-of-other-root",
+    "server-of-server",
+    "server-self-signed",
+    "server-snakeoil",
+    "server-documented",
+    "server-revoked",
+    "server-chain-revoked",
+    "server-localhost",
+];
+
+/// Files of root certificates; those of servers are their own roots.
+const ROOTS: [&str; 12] = [
+    "root.crt",
+    "other-root.crt",
+    "both-roots.crt",
+    "root-and-intermediate.crt",
+    "intermediate.crt",
+    "impostor.crt",
+    "root-with-words.crt",
+    "root-twice.crt",
+    "torn.crt",
+    "nonsense.crt",
+    "empty.crt",
+    "client-good-both.key",
+];
+
+#[test]
+fn chains_are_built_as_openssl_does() {
+    let server = server_with_tls();
+    let mut comparison = comparison(&server);
+    let mut accepted = 0;
+    for certificate in MADE {
+        present(&server, certificate);
+        let own = format!("{certificate}.crt");
+        for root in ROOTS.iter().copied().chain([&*own]) {
+            let attempt = Attempt::with(verified("verify-ca", root));
+            accepted += u32::from(comparison.compare_as(certificate, &attempt).connected);
+        }
+    }
+    assert!(accepted >= 50, "libpq accepts {accepted} only");
+    comparison.finish();
+}
+
+#[test]
+fn what_is_too_weak_is_refused() {
+    // A server that itself thinks nothing of it: its OpenSSL is an older one.
+    let Some(installation) = Installation::version(17) else {
+        return;
+    };
+    let server = tls::start(tls::with_tls(ServerOptions::default().version(&installation)));
+    let mut comparison = comparison(&server);
+    for certificate in ["server-weak", "server-sha1"] {
+        present(&server, certificate);
+        let attempt = Attempt::with(verified("verify-ca", "root.crt"));
+        comparison.compare_as(certificate, &attempt.fails());
+    }
+    comparison.finish();
+}
+
+#[test]
+fn without_a_root_anybody_is_believed() {
+    let server = server_with_tls();
+    let mut comparison = comparison(&server);
+    for certificate in MADE {
+        present(&server, certificate);
+        let attempt = Attempt::with("user=encrypted sslmode=require");
+        comparison.compare_as(certificate, &attempt);
+    }
+    comparison.finish();
+}
+
+#[test]
+fn revocation_lists_are_read_as_libpq_does() {
+    let server = server_with_tls();
+    let mut comparison = comparison(&server);
+    let files = [
+        "root.crl",
+        "root-second-version.crl",
+        "empty.crl",
+        "expired.crl",
+        "early.crl",
+        "other.crl",
+        "forged.crl",
+        "intermediate.crl",
+        "chain.crl",
+        "chain-empty.crl",
+        "chain-intermediate-revoked.crl",
+        "torn.crl",
+        "nonsense.crt",
+        "empty.crt",
+    ];
+    let directories = ["root", "empty", "chain", "intermediate", "expired", "unhashed"];
+    let mut lists: Vec<String> = files.map(|name| format!("sslcrl={}", file(name))).to_vec();
+    lists.extend(directories.map(|name| format!("sslcrldir={}", file(&format!("{name}.crl.d")))));
+    lists.push(format!(
+        "sslcrl={} sslcrldir={}",
+        file("root.crl"),
+        file("intermediate.crl.d")
+    ));
+    lists.push(format!(
+        "sslcrl={} sslcrldir={}",
+        file("nonsense.crt"),
+        file("root.crl.d")
+    ));
+    lists.push("sslcrl=/nonexistent".to_owned());
+    lists.push("sslcrldir=/nonexistent".to_owned());
+    for certificate in [
+        "server-localhost",
+        "server-revoked",
+        "server-chain",
+        "server-chain-revoked",
+    ] {
+        present(&server, certificate);
+        for list in &lists {
+            let settings = format!("{} {list}", verified("verify-full", "root.crt"));
+            comparison.compare_as(certificate, &Attempt::with(settings));
+        }
+    }
+    comparison.finish();
+}
+
+#[test]
+fn a_list_counts_for_nothing_without_a_root_and_for_all_with_one() {
+    let server = server_with_tls();
+    present(&server, "server-revoked");
+    let mut comparison = comparison(&server);
+    let list = format!("sslcrl={}", file("root.crl"));
+    comparison.compare(&Attempt::with(format!("user=encrypted sslmode=require {list}")).succeeds());
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let attempt = Attempt::with(format!("{} {list}", verified(mode, "root.crt")));
+        comparison.compare(&attempt.fails());
+    }
+    comparison.finish();
+}
+
+// ---- the system's roots ----
+
+#[test]
+fn the_systems_roots_are_those_that_openssl_is_told_of() {
+    let server = server_with_tls();
+    let mut comparison = Comparison::on(&server);
+    if !comparison.is_new() {
+        return;
+    }
+    let system = || Attempt::with("user=encrypted sslrootcert=system");
+    comparison.compare(&system().fails());
+    comparison.compare(&system().env("SSL_CERT_FILE", file("root.crt")).succeeds());
+    comparison.compare(&system().env("SSL_CERT_FILE", file("other-root.crt")).fails());
+    comparison.compare(&system().env("SSL_CERT_FILE", "/nonexistent").fails());
+    let directory = system().env("SSL_CERT_DIR", file("system.d"));
+    comparison.compare(&directory.env("SSL_CERT_FILE", "/nonexistent").succeeds());
+    comparison.compare(
+        &Attempt::with("user=encrypted")
+            .env("PGSSLROOTCERT", "system")
+            .fails(),
+    );
+    let explicit = Attempt::with("user=encrypted sslrootcert=system sslmode=verify-full");
+    comparison.compare(&explicit.env("SSL_CERT_FILE", file("root.crt")).succeeds());
+    present(&server, "server-other-name");
+    comparison.compare(&system().env("SSL_CERT_FILE", file("root.crt")).fails());
+    present(&server, "server-revoked");
+    let list = format!("user=encrypted sslrootcert=system sslcrl={}", file("root.crl"));
+    comparison.compare(&Attempt::with(list).env("SSL_CERT_FILE", file("root.crt")));
+    comparison.finish();
+}
+
+#[test]
+fn a_root_named_system_in_a_directory_is_a_file() {
+    let server = server_with_tls();
+    let mut comparison = Comparison::on(&server);
+    let path = comparison.home().join("system");
+    std::fs::copy(certificates::path("root.crt"), &path).expect("copy a certificate");
+    let settings = format!("user=encrypted sslmode=require sslrootcert={}", path.display());
+    comparison.compare(&Attempt::with(settings).succeeds());
+    comparison.finish();
+}
