@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::process::Process;
+use super::process::{Exit, Process};
 use super::server::Server;
 use super::{Installation, program};
 
@@ -95,11 +95,11 @@ impl Attempt {
 
     /// What leads to the server; a later value in the settings takes the place of one here.
     fn aim(&self, server: &Server) -> String {
-        let host = match self.socket {
-            true => format!("host={}", server.socket_directory().display()),
-            false => "host=localhost hostaddr=127.0.0.1".to_owned(),
-        };
-        format!("{host} port={}", server.port())
+        let directory = server.socket_directory().display();
+        match self.socket {
+            true => format!("host={directory} port={}", server.port()),
+            false => at_port(server.port()),
+        }
     }
 }
 
@@ -134,21 +134,36 @@ impl Client {
     /// Makes the attempt, with a home directory.
     pub fn attempt(&self, server: &Server, home: &Path, attempt: &Attempt) -> Outcome {
         let before = server.log().len();
-        let mut command = self.command();
-        command.args(OPTIONS).arg(SLOT);
-        command.args(["-d", &format!("{} {}", attempt.aim(server), attempt.settings)]);
-        command.env("HOME", home).env("PGAPPNAME", "attempt");
-        for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
-            command.env_remove(name);
-        }
-        command.envs(attempt.environment.iter().map(|(name, value)| (name, value)));
-        let exit = Process::spawn(command).finish();
+        let exit = self.start(&attempt.aim(server), home, attempt).finish();
         Outcome {
             connected: exit.code == Some(0),
             seen: seen(&server.log()[before..]),
             said: said(&exit.stderr),
         }
     }
+
+    /// Makes the attempt on a port of this machine, where something listens that is no PostgreSQL.
+    pub fn meet(&self, port: u16, attempt: &Attempt) -> Exit {
+        let home = tempfile::tempdir().expect("create a home directory");
+        self.start(&at_port(port), home.path(), attempt).finish()
+    }
+
+    fn start(&self, aim: &str, home: &Path, attempt: &Attempt) -> Process {
+        let mut command = self.command();
+        command.args(OPTIONS).arg(SLOT);
+        command.args(["-d", &format!("{aim} {}", attempt.settings)]);
+        command.env("HOME", home).env("PGAPPNAME", "attempt");
+        for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+            command.env_remove(name);
+        }
+        command.envs(attempt.environment.iter().map(|(name, value)| (name, value)));
+        Process::spawn(command)
+    }
+}
+
+/// What leads to a port of this machine, and a name to verify.
+fn at_port(port: u16) -> String {
+    format!("host=localhost hostaddr=127.0.0.1 port={port}")
 }
 
 impl<'a> Comparison<'a> {

@@ -8,6 +8,7 @@ pub mod archive;
 pub mod attempt;
 pub mod certificates;
 pub mod clients;
+pub mod hello;
 pub mod http;
 pub mod libpq;
 pub mod login;
