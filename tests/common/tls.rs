@@ -6,6 +6,7 @@ use super::server::{Server, ServerOptions, give_to_server_user};
 /// Who may connect how, to tell by the role.
 const RULES: &str = "
 local     all         all       trust
+local     replication all       trust
 hostssl   replication encrypted 127.0.0.1/32 trust
 hostnossl replication plain     127.0.0.1/32 trust
 host      replication either    127.0.0.1/32 trust
