@@ -259,7 +259,7 @@ fn without_places(text: &str) -> String {
 }
 
 /// What is said of the connection: a line for each address, or else the first line.
-fn said(stderr: &[String]) -> Vec<String> {
+pub fn said(stderr: &[String]) -> Vec<String> {
     let lines: Vec<String> = stderr.iter().map(|line| without_name(line)).collect();
     let mut told: Vec<String> = lines
         .iter()

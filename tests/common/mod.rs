@@ -27,6 +27,7 @@ pub mod small_disk;
 pub mod statuses;
 pub mod stored;
 pub mod tls;
+pub mod trickster;
 pub mod wait;
 pub mod walsender;
 
