@@ -32,7 +32,7 @@ ledger() {
         "certificate = $1.crt" "private_key = $1.key" 'new_certs_dir = .' 'default_md = sha256' 'policy = any' \
         'unique_subject = no' 'default_days = 3650' 'default_crl_days = 3650' '[any]' \
         'organizationName = optional' 'organizationalUnitName = optional' 'commonName = optional' \
-        '[second_version]' 'authorityKeyIdentifier = keyid' >"$1.conf"
+        '[list]' 'authorityKeyIdentifier = keyid:always' >"$1.conf"
 }
 
 # sign NAME SUBJECT AUTHORITY EXTENSIONS [OPTIONS]: a certificate for the key of that name.
@@ -58,7 +58,9 @@ client() {
 }
 
 revoke() { openssl ca -config "$2.conf" -revoke "$1.crt" 2>/dev/null; }
-list() { openssl ca -config "$1.conf" -gencrl "${@:3}" -out "$2" 2>/dev/null; }
+
+# list AUTHORITY FILE [OPTIONS]: what it has revoked so far; with extensions, which is version 2.
+list() { openssl ca -config "$1.conf" -gencrl -crlexts list "${@:3}" -out "$2" 2>/dev/null; }
 
 # ---- authorities ----
 authority root RSA rsa_keygen_bits:2048
@@ -208,7 +210,8 @@ revoke server-revoked root
 revoke client-revoked root
 revoke server-chain-revoked intermediate
 list root root.crl
-list root root-second-version.crl -crlexts second_version
+# As openssl makes it unless told otherwise.
+openssl ca -config root.conf -gencrl -out root-first-version.crl 2>/dev/null
 list intermediate intermediate.crl
 cat root.crl intermediate.crl >chain.crl
 revoke intermediate root
