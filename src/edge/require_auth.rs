@@ -47,8 +47,8 @@ impl RequireAuth {
             let name = match (excludes, item.strip_prefix('!')) {
                 (true, Some(name)) => name,
                 (false, None) => item,
-                (true, None) => return Err(mixed(item, "negative")),
-                (false, Some(_)) => return Err(mixed(item, "non-negative")),
+                (true, None) => return Err(mixed("require_auth", item, "negative")),
+                (false, Some(_)) => return Err(mixed("negative require_auth", item, "non-negative")),
             };
             let method = METHODS
                 .iter()
@@ -85,9 +85,9 @@ impl RequireAuth {
     }
 }
 
-fn mixed(item: &str, others: &str) -> Error {
+fn mixed(what: &str, item: &str, others: &str) -> Error {
     Error::usage(format!(
-        "require_auth method \"{item}\" cannot be mixed with {others} methods"
+        "{what} method \"{item}\" cannot be mixed with {others} methods"
     ))
 }
 
@@ -121,7 +121,7 @@ mod tests {
             ("md5,", "invalid require_auth value: \"\""),
             (
                 "md5,!none",
-                "require_auth method \"!none\" cannot be mixed with non-negative methods",
+                "negative require_auth method \"!none\" cannot be mixed with non-negative methods",
             ),
             (
                 "!md5,none",

@@ -85,7 +85,12 @@ fn revocation_lists(tls: &TlsSettings) -> Result<Option<Vec<CertificateRevocatio
     let mut lists = None;
     if let Some(named) = &tls.crl {
         match (fs::read(named.path()), named) {
-            (Ok(bytes), _) => add_lists(&mut lists, named.path(), &bytes)?,
+            (Ok(bytes), named) => {
+                add_lists(&mut lists, named.path(), &bytes)?;
+                if lists.is_none() && !matches!(named, Named::ByDefault(_)) {
+                    return Err(unreadable_list(named.path(), "no certificate or crl found"));
+                }
+            }
             (Err(error), Named::ByDefault(_)) if is_missing(&error) => {}
             // libpq goes on without; but somebody wanted it.
             (Err(error), _) => return Err(unreadable_list(named.path(), &system_text(&error))),

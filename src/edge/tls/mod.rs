@@ -11,6 +11,7 @@ pub mod files;
 pub mod handshake;
 pub mod key;
 pub mod names;
+mod revocation_list;
 pub mod settings;
 pub mod verifier;
 

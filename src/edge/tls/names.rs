@@ -5,7 +5,7 @@
 //!
 //! Source: PostgreSQL doc libpq.sgml, "Client Verification of Server Certificates"; libpq for the messages.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::SubjectAltName;
@@ -16,7 +16,7 @@ use crate::error::printable;
 /// Fails, in libpq's words, if the certificate is for another host.
 pub fn check(certificate: &Certificate, host: &str) -> Result<(), String> {
     let names = alternative_names(certificate);
-    let address: Option<IpAddr> = host.parse().ok();
+    let address = address(host);
     let mut examined = Vec::new();
     let mut common_name_counts = true;
     for name in &names {
@@ -82,6 +82,35 @@ fn parse_address(bytes: &[u8]) -> Result<IpAddr, String> {
         .map_err(|_| format!("certificate contains IP address with invalid length {length}"))
 }
 
+/// The address that a host is, also in the forms with fewer numbers that inet_aton(3) knows (`127.1`), as libpq has it.
+fn address(host: &str) -> Option<IpAddr> {
+    if let Ok(address) = host.parse() {
+        return Some(address);
+    }
+    let numbers: Option<Vec<u32>> = host.split('.').map(number).collect();
+    let numbers = numbers.filter(|numbers| numbers.len() <= 4)?;
+    let (last, first) = numbers.split_last()?;
+    let mut address = u64::from(*last);
+    if address >= 1 << (8 * (4 - first.len())) {
+        return None;
+    }
+    for (at, &number) in first.iter().enumerate() {
+        address |= u64::from(u8::try_from(number).ok()?) << (8 * (3 - at));
+    }
+    Some(Ipv4Addr::from_bits(u32::try_from(address).ok()?).into())
+}
+
+/// A number as C writes it: decimal, octal behind a zero, hexadecimal behind `0x`.
+fn number(text: &str) -> Option<u32> {
+    let (digits, radix) = match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
+        None => (text, 10),
+    };
+    let is_number = digits.chars().all(|digit| digit.is_digit(radix));
+    u32::from_str_radix(digits, radix).ok().filter(|_| is_number)
+}
+
 /// A name that ends early for programs in C could be read as two (CVE-2009-4034).
 fn check_nul(name: &str) -> Result<(), String> {
     match name.contains('\0') {
@@ -132,6 +161,29 @@ mod tests {
             ("*.é", "aé.é", true),
         ] {
             assert_eq!(matches(pattern, host), expected, "{pattern} {host}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_as_c_reads_them() {
+        for (text, expected) in [
+            ("127.0.0.1", Some("127.0.0.1")),
+            ("127.1", Some("127.0.0.1")),
+            ("127.0.257", Some("127.0.1.1")),
+            ("2130706433", Some("127.0.0.1")),
+            ("0x7f.1", Some("127.0.0.1")),
+            ("010.0.0.1", Some("8.0.0.1")),
+            ("::1", Some("::1")),
+            ("256.1", None),
+            ("1.16777216", None),
+            ("1.2.3.4.5", None),
+            ("127.", None),
+            ("+1.2", None),
+            ("db.1", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|text| text.parse().unwrap());
+            assert_eq!(address(text), expected, "{text}");
         }
     }
 

@@ -215,7 +215,7 @@ fn versions(settings: &Settings) -> Result<(Version, Version)> {
         let found = VERSIONS.iter().find(|(word, _)| word.eq_ignore_ascii_case(value));
         found
             .map(|&(_, version)| version)
-            .ok_or_else(|| Error::usage(format!("invalid {keyword} value: \"{value}\"")))
+            .ok_or_else(|| Error::usage(format!("invalid \"{keyword}\" value: \"{value}\"")))
     };
     let oldest = version("ssl_min_protocol_version", Version::V1_2)?;
     let newest = version("ssl_max_protocol_version", Version::V1_3)?;
@@ -296,7 +296,7 @@ mod tests {
             ),
             (
                 vec![("ssl_min_protocol_version", "TLSv1.4")],
-                "invalid ssl_min_protocol_version value: \"TLSv1.4\"",
+                "invalid \"ssl_min_protocol_version\" value: \"TLSv1.4\"",
             ),
             (
                 vec![

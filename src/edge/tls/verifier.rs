@@ -17,7 +17,6 @@ use rustls::pki_types::{
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, RawPublicKeyEntity, VerifiedPath};
 use x509_cert::Certificate;
-use x509_cert::crl::CertificateList;
 use x509_cert::der::oid::AssociatedOid;
 use x509_cert::der::oid::db::rfc5280::ID_KP_SERVER_AUTH;
 use x509_cert::der::{Decode, Encode};
@@ -29,6 +28,7 @@ use x509_cert::spki::AlgorithmIdentifierOwned;
 use x509_cert::time::Time;
 
 use super::names;
+use super::revocation_list::RevocationList;
 use crate::error::{Error, Result};
 
 /// A reason not to trust a certificate.
@@ -42,7 +42,7 @@ pub struct Trust {
     /// The others of the file: they lead to a root, and are none (as for OpenSSL).
     others: Vec<CertificateDer<'static>>,
     /// `None`: nobody asks.
-    lists: Option<Vec<CertificateList>>,
+    lists: Option<Vec<RevocationList>>,
 }
 
 impl Trust {
@@ -62,7 +62,7 @@ impl Trust {
             let anchor = webpki::anchor_from_trusted_cert(der).ok()?;
             Some(anchor.to_owned())
         };
-        let parsed = lists.map(|lists| lists.iter().map(|list| CertificateList::from_der(list)).collect());
+        let parsed = lists.map(|lists| lists.iter().map(|list| RevocationList::from_der(list)).collect());
         let parsed: Option<std::result::Result<Vec<_>, _>> = parsed;
         let lists = parsed.transpose().map_err(|error: x509_cert::der::Error| {
             Error::connection(format!("could not read a certificate revocation list: {error}"))
@@ -242,7 +242,7 @@ impl Verifier {
     }
 
     /// Whether a list is its issuer's, of today, and of the kind that names all that was withdrawn.
-    fn check_list(&self, list: &CertificateList, issuer: &[u8], now: UnixTime) -> Verdict {
+    fn check_list(&self, list: &RevocationList, issuer: &[u8], now: UnixTime) -> Verdict {
         let (tbs, signature) = (&list.tbs_cert_list, list.signature.as_bytes().unwrap_or_default());
         let message = tbs.to_der().map_err(|error| error.to_string())?;
         if !self.is_signed(issuer, &list.signature_algorithm, &message, signature) {
