@@ -29,7 +29,8 @@
 //! wants that ([`edge::patience`]).
 //!
 //! Metrics, health and what systemd is told come from another thread ([`edge::observers`]), which reads
-//! [`core::telemetry`]; the data path only writes there.
+//! [`core::telemetry`]; the data path only writes there. That thread looks after the replication slot, too, over a
+//! connection of its own ([`edge::slot_watch`]).
 //!
 //! # A byte's way
 //!

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     let (program, log) = match &command {
         Command::Verify(options) => return looked(verify::run(options)),
         Command::Inspect(options) => return looked(inspect::run(options)),
+        Command::Check(checked) => return checked.report(),
         Command::Print(text) => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -72,7 +73,7 @@ fn run(command: &Command) -> Result<()> {
         Command::CreateSlot(options) => block_on(receive::create_slot(options)),
         Command::DropSlot(options) => block_on(receive::drop_slot(options)),
         Command::Top(options) => block_on(top::run(options)),
-        Command::Print(_) | Command::Verify(_) | Command::Inspect(_) => Ok(()),
+        Command::Print(_) | Command::Check(_) | Command::Verify(_) | Command::Inspect(_) => Ok(()),
     }
 }
 

@@ -290,7 +290,12 @@ fn a_slot_is_created_read_and_dropped() {
         assert!(slot.restart_lsn.is_some());
         assert_eq!(slot.restart_timeline, Some(Timeline(1)));
 
-        for name in ["s1", "s2"] {
+        assert!(connection.create_reserving_slot("s3").await.unwrap());
+        assert!(!connection.create_reserving_slot("s3").await.unwrap());
+        let slot = connection.read_replication_slot("s3").await.unwrap();
+        assert!(slot.restart_lsn.is_some());
+
+        for name in ["s1", "s2", "s3"] {
             connection.drop_slot(name).await.unwrap();
         }
         let gone = connection.drop_slot("s1").await.unwrap_err();

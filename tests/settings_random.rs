@@ -241,6 +241,7 @@ impl Case {
 
     fn explicit(&self) -> Explicit {
         Explicit {
+            file: None,
             dbname: Some(self.string.clone().into()),
             host: self.options.get("host").cloned(),
             port: self.options.get("port").cloned(),

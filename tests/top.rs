@@ -111,6 +111,7 @@ fn status() -> Status {
         time_unix_seconds: 1_700_000_000.0,
         directory: "/srv/wal".into(),
         slot: Some("archive".into()),
+        slot_watch: None,
         synchronous: true,
         verify: "records".into(),
         upstream_host: "db1".into(),

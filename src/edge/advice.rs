@@ -6,8 +6,8 @@
 use crate::error::Error;
 
 /// The way out of a missing replication slot.
-pub const MISSING_SLOT: &str =
-    "Create it with --create-slot; what the server removed meanwhile will not come any more.";
+pub const MISSING_SLOT: &str = "Create it with --create-slot, or have it created with --slot-mode=create; what the server removed meanwhile will \
+     not come any more.";
 
 /// SQLSTATE undefined_file: a segment, or a timeline's history.
 const UNDEFINED_FILE: &str = "58P01";
@@ -53,6 +53,8 @@ fn hint(sqlstate: &str, message: &str) -> Option<&'static str> {
         }
         // too_many_connections
         "53300" => "End another receiver, or raise max_wal_senders or max_connections on the server.",
+        // configuration_limit_exceeded
+        "53400" => "Drop a replication slot that nobody needs, or raise max_replication_slots on the server.",
         // insufficient_privilege
         "42501" => "Give the role the attribute REPLICATION.",
         // invalid_authorization_specification

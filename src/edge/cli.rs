@@ -5,16 +5,21 @@
 //! clap splits the arguments; everything a user reads is written here.
 
 mod arguments;
+mod check;
 mod help;
 mod inspect;
+mod layers;
 mod probe;
 mod shared;
 mod top;
 mod verify;
 
 use self::arguments::Arguments;
+pub use self::check::Checked;
+use self::layers::Layers;
 pub use self::probe::ProbeOptions;
 pub use self::top::TopOptions;
+use super::conninfo::Explicit;
 use super::connstring::ConnectionString;
 use super::directory;
 use super::full_disk::OnDiskFull;
@@ -37,7 +42,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Receive WAL.
-    Receive(ReceiveOptions),
+    Receive(Box<ReceiveOptions>),
     /// Create a replication slot and exit.
     CreateSlot(SlotOptions),
     /// Drop a replication slot and exit.
@@ -50,6 +55,8 @@ pub enum Command {
     Probe(ProbeOptions),
     /// Show a running receiver.
     Top(TopOptions),
+    /// Tell what a configuration says, and what is wrong with it.
+    Check(Checked),
     /// Print this to standard output and exit.
     Print(String),
 }
@@ -71,6 +78,10 @@ pub struct ReceiveOptions {
     pub receive_timeout: Option<Duration>,
     /// The replication slot to stream from.
     pub slot: Option<String>,
+    /// What to do if there is no such slot.
+    pub slot_mode: SlotMode,
+    /// How to connect to ask about the slot: a connection string, or `same`.
+    pub slot_watch: Option<ConnectionString>,
     /// Make WAL durable as soon as it arrives.
     pub synchronous: bool,
     /// Do not make files durable at all.
@@ -99,6 +110,15 @@ pub struct ReceiveOptions {
     pub connection: ConnectionOptions,
 }
 
+/// What to do if the replication slot does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotMode {
+    /// It is an error: WAL may be missing that nobody knows of.
+    Require,
+    /// Create it, and say so.
+    Create,
+}
+
 /// Which replication slot to create or drop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotOptions {
@@ -125,6 +145,8 @@ pub struct LogOptions {
 /// pg_receivewal (its documentation claims the reverse).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionOptions {
+    /// What the configuration file says, as far as the rest does not replace it.
+    pub file: Option<ConnectionString>,
     /// A connection string: keywords and values, or a URI.
     pub dbname: Option<ConnectionString>,
     /// Host name or socket directory.
@@ -137,6 +159,20 @@ pub struct ConnectionOptions {
     pub password: PromptMode,
     /// The name this program was called by: the default `application_name`, which `synchronous_standby_names` may list.
     pub program_name: String,
+}
+
+impl ConnectionOptions {
+    /// The same, for who resolves it.
+    pub fn explicit(&self) -> Explicit {
+        Explicit {
+            file: self.file.clone(),
+            dbname: self.dbname.clone(),
+            host: self.host.clone(),
+            port: self.port.clone(),
+            username: self.username.clone(),
+            program_name: self.program_name.clone(),
+        }
+    }
 }
 
 /// A refused command line: what to print to standard error before exiting with code 1, or 2 where 1 has another
@@ -212,6 +248,10 @@ fn dispatch(program: &str, args: &[OsString]) -> Result<Command> {
             &Invocation::new(program, &format!("{program} inspect")),
             &args[1..],
         ),
+        Some("config") => check::config(
+            &Invocation::new(program, &format!("{program} config")),
+            &args[1..],
+        ),
         Some("probe") => probe::probe(&Invocation::new(program, &format!("{program} probe")), &args[1..]),
         Some("top") => top::top(&Invocation::new(program, &format!("{program} top")), &args[1..]),
         Some("-?" | "--help" | "help") => Ok(Command::Print(help::PROGRAM.replace("{name}", program))),
@@ -264,16 +304,23 @@ fn receive(called: &Invocation, args: &[OsString]) -> Result<Command> {
     if let Some(print) = print(called, arguments.help, arguments.version) {
         return Ok(print);
     }
-    let values = Values::of(&arguments)?;
-    check_combinations(called, &arguments)?;
-    check_compression(&arguments.compress)?;
-    match &arguments.directory {
-        Some(path) if !arguments.is_slot_action() => {
-            std::fs::read_dir(path).map_err(|error| directory::cannot_open(path.as_ref(), error))?;
-        }
-        _ => {}
+    let layers = Layers::of(called, args, arguments)?;
+    let values = Values::of(&layers.arguments)?;
+    check_combinations(called, &layers.arguments)?;
+    check_compression(&layers.arguments.compress)?;
+    check_directory(&layers.arguments)?;
+    Ok(command(layers, values, called))
+}
+
+fn check_directory(arguments: &Arguments) -> Result<()> {
+    let path = arguments.directory.as_deref().map(Path::new);
+    match path.filter(|_| !arguments.is_slot_action()) {
+        None => Ok(()),
+        Some(path) => match std::fs::read_dir(path) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(directory::cannot_open(path, error)),
+        },
     }
-    Ok(command(arguments, values, called))
 }
 
 fn print(called: &Invocation, help: bool, version_line: bool) -> Option<Command> {
@@ -292,6 +339,7 @@ struct Values {
     receive_timeout: Option<Duration>,
     log_format: LogFormat,
     on_disk_full: OnDiskFull,
+    slot_mode: SlotMode,
     verify: Verify,
     durable_method: DurableMethod,
     spin: SpinLimit,
@@ -308,6 +356,7 @@ impl Values {
             receive_timeout: seconds("--receive-timeout", &arguments.receive_timeout)?,
             log_format: choice("--log-format", &arguments.log_format, &LOG_FORMATS)?,
             on_disk_full: choice("--on-disk-full", &arguments.on_disk_full, &ON_DISK_FULL)?,
+            slot_mode: choice("--slot-mode", &arguments.slot_mode, &SLOT_MODES)?,
             verify: choice("--verify", &arguments.verify, &VERIFY_LEVELS)?,
             durable_method: choice("--durable-method", &arguments.durable_method, &DURABLE_METHODS)?,
             spin: spin_limit(&arguments.spin_us)?,
@@ -319,6 +368,8 @@ impl Values {
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 const ON_DISK_FULL: [(&str, OnDiskFull); 2] = [("wait", OnDiskFull::Wait), ("exit", OnDiskFull::Exit)];
+
+const SLOT_MODES: [(&str, SlotMode); 2] = [("require", SlotMode::Require), ("create", SlotMode::Create)];
 
 const VERIFY_LEVELS: [(&str, Verify); 3] = [
     ("records", Verify::Records),
@@ -410,6 +461,16 @@ fn check_combinations(called: &Invocation, arguments: &Arguments) -> Result<()> 
         };
         return Err(called.misuse(format!("{action} needs a slot to be specified using --slot")));
     }
+    let wants_slot = [
+        ("--slot-mode=create", arguments.slot_mode == "create"),
+        ("--slot-watch", arguments.slot_watch.is_some()),
+    ];
+    if let Some((option, _)) = wants_slot
+        .iter()
+        .find(|(_, wants)| *wants && arguments.slot.is_none())
+    {
+        return Err(called.misuse(format!("{option} needs a slot to be specified using --slot")));
+    }
     if arguments.synchronous && arguments.no_sync {
         return Err(called.misuse("cannot use --synchronous together with --no-sync"));
     }
@@ -439,8 +500,9 @@ fn check_compression(specification: &str) -> Result<()> {
 }
 
 /// What the arguments ask for, now that they are found to be good.
-fn command(arguments: Arguments, values: Values, called: &Invocation) -> Command {
-    let connection = connection(&arguments, called);
+fn command(layers: Layers, values: Values, called: &Invocation) -> Command {
+    let connection = connection(&layers, called);
+    let arguments = layers.arguments;
     let log = LogOptions {
         verbose: arguments.verbose > 0,
         format: values.log_format,
@@ -458,7 +520,7 @@ fn command(arguments: Arguments, values: Values, called: &Invocation) -> Command
             false => Command::DropSlot(options),
         };
     }
-    Command::Receive(ReceiveOptions {
+    let options = ReceiveOptions {
         directory: arguments.directory.unwrap_or_default().into(),
         endpos: values.endpos,
         start_lsn: values.start_lsn,
@@ -466,6 +528,8 @@ fn command(arguments: Arguments, values: Values, called: &Invocation) -> Command
         status_interval: values.status_interval,
         receive_timeout: values.receive_timeout,
         slot: arguments.slot,
+        slot_mode: values.slot_mode,
+        slot_watch: arguments.slot_watch.map(ConnectionString::from),
         synchronous: arguments.synchronous,
         no_sync: arguments.no_sync,
         buffered: arguments.buffered,
@@ -479,11 +543,14 @@ fn command(arguments: Arguments, values: Values, called: &Invocation) -> Command
         listen: values.listen,
         log,
         connection,
-    })
+    };
+    Command::Receive(Box::new(options))
 }
 
-fn connection(arguments: &Arguments, called: &Invocation) -> ConnectionOptions {
+fn connection(layers: &Layers, called: &Invocation) -> ConnectionOptions {
+    let arguments = &layers.arguments;
     ConnectionOptions {
+        file: layers.connection(),
         dbname: arguments.dbname.clone().map(ConnectionString::from),
         host: arguments.host.clone(),
         port: arguments.port.clone(),

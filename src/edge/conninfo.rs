@@ -1,6 +1,6 @@
 //! What to connect to and as whom: command line, connection string, service file and environment resolved.
 //!
-//! Precedence, highest first: `-h`, `-p`, `-U`; the connection string of `-d`; the service, if one is named; the
+//! Precedence, highest first: `-h`, `-p`, `-U`; the connection string of `-d`; the configuration file; the service, if one is named; the
 //! environment; what PostgreSQL has compiled in. Within the string the last value of a keyword wins, and an empty
 //! value says nothing; in a service file and in the environment it stands, as with libpq. Source: `GetConnection` of
 //! PostgreSQL's pg_receivewal, and libpq.
@@ -36,6 +36,8 @@ const SESSION_VARIABLES: [(&str, &str); 3] = [
 /// What the command line says about the connection.
 #[derive(Debug, Clone, Default)]
 pub struct Explicit {
+    /// The configuration file's connection, which everything else here overrides.
+    pub file: Option<ConnectionString>,
     /// `-d`: a connection string, a URI or the plain name of a database.
     pub dbname: Option<ConnectionString>,
     /// `-h`.
@@ -111,6 +113,22 @@ impl Conninfo {
         })
     }
 
+    /// The same for an ordinary connection, which may take so long to log in unless `connect_timeout` says otherwise.
+    pub fn without_replication(mut self, patience: Duration) -> Conninfo {
+        self.startup.retain(|(name, _)| *name != "replication");
+        self.patience = Some(patience);
+        self
+    }
+
+    /// The same with only one of the hosts, if it is one of them.
+    pub fn only_to(mut self, name: &str, port: u16) -> Conninfo {
+        let is_meant = |host: &Host| host.name == name && host.port == port;
+        if self.hosts.iter().any(is_meant) {
+            self.hosts.retain(is_meant);
+        }
+        self
+    }
+
     /// The password for one host, and the password file if that is where it was found.
     pub fn password_for(&self, host: &Host) -> Option<(Password, Option<PathBuf>)> {
         if let Some(password) = &self.password {
@@ -134,9 +152,10 @@ impl Conninfo {
 pub fn gather(explicit: &Explicit, env: &dyn Fn(&str) -> Option<String>) -> Result<Settings> {
     let mut settings = Settings::default();
     settings.set("dbname", REPLICATION)?;
-    let string = explicit.dbname.as_ref().map_or("", ConnectionString::as_str);
-    for (keyword, value) in connstring::parse(string)? {
-        settings.set(&keyword, &value)?;
+    for text in [&explicit.file, &explicit.dbname].into_iter().flatten() {
+        for (keyword, value) in connstring::parse(text.as_str())? {
+            settings.set(&keyword, &value)?;
+        }
     }
     let demanded = [
         ("replication", "true"),

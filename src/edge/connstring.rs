@@ -350,10 +350,9 @@ fn parse_uri_parameter(
 
 /// Whether a value is not to be shown.
 fn has_secret(pairs: &[(String, String)]) -> bool {
-    let secrets = ["password", "sslpassword", "oauth_client_secret"];
     pairs
         .iter()
-        .any(|(keyword, value)| secrets.contains(&keyword.as_str()) && !value.is_empty())
+        .any(|(keyword, value)| settings::is_secret(keyword) && !value.is_empty())
 }
 
 /// A piece of the text for a message; behind a password that was not written as it should be it may be a part of that,

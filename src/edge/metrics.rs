@@ -173,7 +173,12 @@ impl Page {
         let slot = observation.slot_name().to_owned();
         Page {
             labels: [("upstream_host", upstream.host), ("slot_name", slot)],
-            stream: [positions(observation), state(observation)].concat(),
+            stream: [
+                positions(observation),
+                state(observation),
+                watched_slot(observation),
+            ]
+            .concat(),
             process: process(observation),
             counters: counters(observation),
             histograms: histograms(observation),
@@ -350,6 +355,46 @@ fn state(observation: &Observation) -> Vec<Gauge> {
             "lag_seconds",
             "How long there has been such WAL; without a connection at least since it was lost.",
             observation.lag().as_secs_f64(),
+        ),
+    ]
+}
+
+/// What the server says of the slot, in postgres_exporter's words (`pg_replication_slot`), if it is looked after.
+fn watched_slot(observation: &Observation) -> Vec<Gauge> {
+    if !observation.watches_slot() {
+        return Vec::new();
+    }
+    let state = observation.slot_state();
+    let state = state.as_ref();
+    vec![
+        whole(
+            "slot_watch_up",
+            "1 while the server tells about the replication slot.",
+            u64::from(state.is_some()),
+        ),
+        whole(
+            "slot_wal_status",
+            "0 lost, 1 unreserved, 2 extended, 3 reserved.",
+            state
+                .and_then(|state| state.wal_status)
+                .map(|status| status as u64),
+        ),
+        real(
+            "slot_safe_wal_size_bytes",
+            "How much more WAL can be written before the slot is lost.",
+            state
+                .and_then(|state| state.safe_wal_bytes)
+                .map(|bytes| bytes as f64),
+        ),
+        position(
+            "slot_restart_lsn",
+            "The oldest position that the server keeps for the slot.",
+            state.and_then(|state| state.restart_lsn).unwrap_or(Lsn::INVALID),
+        ),
+        whole(
+            "slot_is_active",
+            "1 while somebody streams from the slot.",
+            state.map(|state| u64::from(state.active)),
         ),
     ]
 }

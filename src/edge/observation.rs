@@ -11,7 +11,8 @@ use super::cli::ReceiveOptions;
 use super::past::{Past, Sample};
 use super::progress_line::in_units;
 use super::savings;
-use super::status::{Distribution, Latencies, Positions, Savings, Status, Totals};
+use super::slot_state::SlotState;
+use super::status::{Distribution, Latencies, Positions, Savings, SlotWatchStatus, Status, Totals};
 use crate::core::lsn::Lsn;
 use crate::core::measure::{Measures, Times};
 use crate::core::telemetry::{Activity, Telemetry};
@@ -36,6 +37,8 @@ pub struct Observation {
     about: About,
     began: Instant,
     past: Mutex<Past>,
+    /// The replication slot when it was last looked after; `None` if that failed.
+    slot_state: Mutex<Option<SlotState>>,
     /// Where a histogram is copied to, so that the receiver can go on with its own.
     copy: Mutex<Times>,
 }
@@ -45,6 +48,7 @@ pub struct Observation {
 struct About {
     directory: PathBuf,
     slot: Option<String>,
+    watches_slot: bool,
     synchronous: bool,
     no_sync: bool,
     verify: Verify,
@@ -91,6 +95,7 @@ impl Observation {
             about: About {
                 directory: options.directory.clone(),
                 slot: options.slot.clone(),
+                watches_slot: options.slot_watch.is_some(),
                 synchronous: options.synchronous,
                 no_sync: options.no_sync,
                 verify: options.verify,
@@ -99,6 +104,7 @@ impl Observation {
             },
             began: Instant::now(),
             past: Mutex::default(),
+            slot_state: Mutex::default(),
             copy: Mutex::default(),
         }
     }
@@ -111,6 +117,21 @@ impl Observation {
     /// The replication slot; empty if there is none.
     pub fn slot_name(&self) -> &str {
         self.about.slot.as_deref().unwrap_or_default()
+    }
+
+    /// The slot was looked after, and this was found; `None` if nothing could be found out.
+    pub fn set_slot(&self, state: Option<SlotState>) {
+        *locked(&self.slot_state) = state;
+    }
+
+    /// Whether the slot is looked after.
+    pub fn watches_slot(&self) -> bool {
+        self.about.watches_slot
+    }
+
+    /// The slot when it was last looked after; `None` if nothing could be found out.
+    pub fn slot_state(&self) -> Option<SlotState> {
+        locked(&self.slot_state).clone()
     }
 
     /// How long the process has been running.
@@ -238,6 +259,9 @@ impl Observation {
             time_unix_seconds: since_1970().as_secs_f64(),
             directory: self.about.directory.display().to_string(),
             slot: self.about.slot.clone(),
+            slot_watch: self
+                .watches_slot()
+                .then(|| SlotWatchStatus::of(self.slot_state().as_ref())),
             synchronous: self.about.synchronous,
             verify: verify_word(self.about.verify).to_owned(),
             segment: self.segment_name(),
@@ -342,6 +366,7 @@ mod tests {
         About {
             directory: PathBuf::new(),
             slot: None,
+            watches_slot: false,
             synchronous: false,
             no_sync: false,
             verify: Verify::Records,

@@ -1,7 +1,7 @@
-//! The thread that tells others how the receiver is: over HTTP, and to systemd.
+//! The thread that tells others how the receiver is, over HTTP and to systemd, and that looks after its replication slot.
 //!
 //! It has its own small runtime and shares nothing with the receiver's thread but atomic numbers and,
-//! for as long as it takes to copy them, the histograms. Without `--listen` and without a service
+//! for as long as it takes to copy them, the histograms. Without `--listen`, `--slot-watch` and a service
 //! manager there is no such thread.
 
 use std::io;
@@ -14,6 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use tracing::info;
 
 use super::observation::Observation;
+use super::slot_watch::SlotWatch;
 use super::{http, supervisor};
 use crate::error::{Error, Result, system_text};
 
@@ -28,11 +29,15 @@ pub struct Observers {
 }
 
 impl Observers {
-    /// Begins to listen, if wanted, and to tell the service manager, if there is one. An address that
+    /// Begins to listen and to look after the slot, if wanted, and to tell the service manager, if there is one. An address that
     /// cannot be listened on is an error.
-    pub fn start(listen: Option<SocketAddr>, observation: Observation) -> Result<Observers> {
+    pub fn start(
+        listen: Option<SocketAddr>,
+        watch: Option<SlotWatch>,
+        observation: Observation,
+    ) -> Result<Observers> {
         let listener = listen.map(bind).transpose()?;
-        if listener.is_none() && !supervisor::is_present() {
+        if listener.is_none() && watch.is_none() && !supervisor::is_present() {
             return Ok(Observers::default());
         }
         let (end, ended) = oneshot::channel();
@@ -43,7 +48,7 @@ impl Observers {
         let work = move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = observe(listener, Arc::new(observation), &watched) => {}
+                    () = observe(listener, watch, Arc::new(observation), &watched) => {}
                     _ = ended => {}
                 }
             });
@@ -71,7 +76,12 @@ impl Observers {
     }
 }
 
-async fn observe(listener: Option<TcpListener>, observation: Arc<Observation>, news: &Notify) {
+async fn observe(
+    listener: Option<TcpListener>,
+    watch: Option<SlotWatch>,
+    observation: Arc<Observation>,
+    news: &Notify,
+) {
     let served = async {
         match listener.map(tokio::net::TcpListener::from_std) {
             Some(Ok(listener)) => http::serve(listener, Arc::clone(&observation)).await,
@@ -86,7 +96,13 @@ async fn observe(listener: Option<TcpListener>, observation: Arc<Observation>, n
             observation.look();
         }
     };
-    tokio::join!(served, looked, supervisor::tell(&observation, news));
+    let looked_after = async {
+        match watch {
+            Some(watch) => match watch.watch(&observation).await {},
+            None => std::future::pending().await,
+        }
+    };
+    tokio::join!(served, looked, looked_after, supervisor::tell(&observation, news));
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener> {

@@ -3,7 +3,7 @@
 //! Source: PostgreSQL doc libpq.sgml, "The Password File"; `passwordFromFile` of libpq's fe-connect.c. The file is read
 //! as bytes, for a password may have any encoding.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -46,8 +46,7 @@ pub fn look_up(path: &Path, wanted: &Wanted<'_>) -> Option<Password> {
         tracing::warn!("password file \"{}\" is not a plain file", path.display());
         return None;
     }
-    let forbidden = if is_credential(path) { 0o037 } else { 0o077 };
-    if metadata.permissions().mode() & forbidden != 0 {
+    if is_open_to_others(path, &metadata) {
         tracing::warn!(
             "password file \"{}\" has group or world access; permissions should be u=rw (0600) or less",
             path.display()
@@ -64,6 +63,12 @@ pub fn look_up(path: &Path, wanted: &Wanted<'_>) -> Option<Password> {
         return None;
     }
     find(&text, wanted)
+}
+
+/// Whether others may read a file that holds a password.
+pub fn is_open_to_others(path: &Path, metadata: &Metadata) -> bool {
+    let forbidden = if is_credential(path) { 0o037 } else { 0o077 };
+    metadata.permissions().mode() & forbidden != 0
 }
 
 /// Opens the file; a pipe without a writer must not hold up anything.

@@ -9,7 +9,7 @@ use super::advice::{advise, is_missing_file};
 use super::cli::{ConnectionOptions, ReceiveOptions, SlotOptions};
 use super::complaints::Complaints;
 use super::connection::Connection;
-use super::conninfo::{Conninfo, Explicit};
+use super::conninfo::Conninfo;
 use super::connstring::ConnectionString;
 use super::directory::Directory;
 use super::exposure;
@@ -24,6 +24,7 @@ use super::patience::Patience;
 use super::savings;
 use super::session::{Outcome, Receiving};
 use super::settings;
+use super::slot_watch::SlotWatch;
 use super::summary::Summary;
 use super::supervisor;
 use crate::core::lsn::Lsn;
@@ -50,8 +51,11 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
     let patience = Patience::start(Arc::clone(&telemetry))?;
     let summary = Summary::new(Arc::clone(&telemetry), options.log.format);
     summary.print_on_signal()?;
-    let mut info = connection_settings(&options.connection)?;
+    let mut info = resolve(&options.connection)?;
     info.patience = options.receive_timeout;
+    let watch = SlotWatch::wanted(options, &telemetry)?;
+    hide_passwords(&options.connection);
+    hide_password_in(options.slot_watch.as_ref());
     let mut prompt = PasswordPrompt::new(options.connection.password);
     let directory = Directory::open(&options.directory)?;
     telemetry.set_activity(Activity::Starting);
@@ -59,7 +63,7 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         telemetry.set_upstream(upstream(host));
     }
     let observation = Observation::new(options, Arc::clone(&telemetry));
-    let observers = Observers::start(options.listen, observation)?;
+    let observers = Observers::start(options.listen, watch, observation)?;
     let block = if options.buffered {
         PAGE
     } else {
@@ -288,37 +292,33 @@ pub async fn drop_slot(options: &SlotOptions) -> Result<()> {
 }
 
 async fn open_once(options: &ConnectionOptions) -> Result<Connection> {
-    let info = connection_settings(options)?;
+    let info = resolve(options)?;
+    hide_passwords(options);
     Connection::open(&info, &mut PasswordPrompt::new(options.password)).await
 }
 
-/// What the command line and the environment say about the connection.
-fn connection_settings(options: &ConnectionOptions) -> Result<Conninfo> {
-    let explicit = Explicit {
-        dbname: options.dbname.clone(),
-        host: options.host.clone(),
-        port: options.port.clone(),
-        username: options.username.clone(),
-        program_name: options.program_name.clone(),
-    };
+/// What the command line, the configuration file and the environment say about the connection.
+fn resolve(options: &ConnectionOptions) -> Result<Conninfo> {
     settings::check_environment(std::env::vars_os())?;
-    let info = Conninfo::resolve(&explicit, &|name| std::env::var(name).ok())?;
-    hide_passwords(options.dbname.as_ref());
-    Ok(info)
+    Conninfo::resolve(&options.explicit(), &|name| std::env::var(name).ok())
 }
 
 /// Overwrites passwords where others could read them; nobody reads them there again.
-fn hide_passwords(dbname: Option<&ConnectionString>) {
-    let text = dbname.filter(|text| text.holds_secret());
+fn hide_passwords(options: &ConnectionOptions) {
+    hide_password_in(options.dbname.as_ref());
+    // Where this fails, only the same user and root can read it, as is usual.
+    if std::env::var_os("PGPASSWORD").is_some() {
+        let _ = exposure::hide_variable();
+    }
+}
+
+fn hide_password_in(argument: Option<&ConnectionString>) {
+    let text = argument.filter(|text| text.holds_secret());
     if let Some(Err(error)) = text.map(|text| exposure::hide_argument(text.as_str())) {
         warn!(
             hint = "Put it into a password file.",
             "others can see the password on the command line: could not hide it: {}",
             system_text(&error)
         );
-    }
-    // Where this fails, only the same user and root can read it, as is usual.
-    if std::env::var_os("PGPASSWORD").is_some() {
-        let _ = exposure::hide_variable();
     }
 }

@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 /// SQLSTATE duplicate_object.
 const DUPLICATE_OBJECT: &str = "42710";
 
+/// SQLSTATE undefined_object: here, a replication slot.
+const UNDEFINED_OBJECT: &str = "42704";
+
 /// The oldest server that can be asked about a replication slot.
 const READ_REPLICATION_SLOT_VERSION: u32 = 150_000;
 
@@ -78,6 +81,11 @@ pub enum StreamEnd {
     Shutdown,
 }
 
+/// Whether a command failed because there is no such replication slot.
+pub fn is_missing_slot(error: &Error) -> bool {
+    error.sqlstate() == Some(UNDEFINED_OBJECT)
+}
+
 impl Connection {
     /// Asks who the server is and where it stands.
     pub async fn identify_system(&mut self) -> Result<SystemIdentity> {
@@ -134,10 +142,9 @@ impl Connection {
         })?;
         let row = only_row(&rows, 3, &format!("could not read replication slot \"{name}\""))?;
         if row[0].is_none() {
-            return Err(
-                Error::connection(format!("replication slot \"{name}\" does not exist"))
-                    .with_hint(MISSING_SLOT),
-            );
+            // In the words and with the code of those commands that fail by themselves.
+            let message = format!("replication slot \"{name}\" does not exist");
+            return Err(Error::server(message, UNDEFINED_OBJECT).with_hint(MISSING_SLOT));
         }
         let restart_lsn = row[1].is_some().then(|| parse_lsn(row, 1)).transpose()?;
         let restart_timeline = row[2].is_some().then(|| parse_timeline(row, 2, "restart_tli"));
@@ -158,6 +165,18 @@ impl Connection {
             Ok(rows) => {
                 only_row(&rows, 4, &format!("could not create replication slot \"{name}\"")).map(drop)
             }
+        }
+    }
+
+    /// Creates a physical replication slot that holds back WAL at once: what the server has written since its last
+    /// checkpoint, at least. False if there was one already.
+    pub async fn create_reserving_slot(&mut self, name: &str) -> Result<bool> {
+        // The servers' old syntax, which newer ones still know.
+        let command = format!("CREATE_REPLICATION_SLOT {} PHYSICAL RESERVE_WAL", quoted(name));
+        match self.command(&command).await {
+            Err(error) if error.sqlstate() == Some(DUPLICATE_OBJECT) => Ok(false),
+            Err(error) => Err(error),
+            Ok(_) => Ok(true),
         }
     }
 

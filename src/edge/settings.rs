@@ -115,6 +115,25 @@ pub fn check_environment(variables: impl Iterator<Item = (OsString, OsString)>) 
     Ok(())
 }
 
+/// The names of all options.
+pub fn keywords() -> impl Iterator<Item = &'static str> {
+    OPTIONS.iter().map(|(keyword, _)| *keyword)
+}
+
+/// The environment variable that stands in for an option, if there is one.
+pub fn variable(keyword: &str) -> Option<&'static str> {
+    let found = OPTIONS.iter().find(|(name, _)| *name == keyword);
+    found.and_then(|(_, variable)| *variable)
+}
+
+/// Whether the option's value is not to be shown.
+pub fn is_secret(keyword: &str) -> bool {
+    matches!(
+        keyword,
+        "password" | "sslpassword" | "oauth_client_secret" | "scram_client_key" | "scram_server_key"
+    )
+}
+
 /// libpq's words for an option that it does not know.
 pub fn unknown(keyword: &str) -> String {
     format!("invalid connection option \"{keyword}\"")

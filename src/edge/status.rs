@@ -3,6 +3,8 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use super::slot_state::SlotState;
+
 /// Everything at one moment. Positions are texts as the server prints them, `16/B374D848`; null where
 /// nothing is known yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +25,8 @@ pub struct Status {
     pub directory: String,
     /// The replication slot, if there is one.
     pub slot: Option<String>,
+    /// What the server says of it, if it is looked after (`--slot-watch`).
+    pub slot_watch: Option<SlotWatchStatus>,
     /// Whether WAL is made durable as soon as it arrives (`--synchronous`).
     pub synchronous: bool,
     /// `records`, `pages` or `off`.
@@ -53,6 +57,40 @@ pub struct Status {
     pub latency: Latencies,
     /// The estimated saving, if there is a baseline to compare with.
     pub savings: Option<Savings>,
+}
+
+/// What the server says of the replication slot; null where it says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SlotWatchStatus {
+    /// Whether the last question was answered.
+    pub up: bool,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// How much more WAL can be written before the slot is lost, in bytes.
+    pub safe_wal_size_bytes: Option<i64>,
+    /// The oldest position that is kept.
+    pub restart_lsn: Option<String>,
+    /// Whether somebody streams from it.
+    pub active: Option<bool>,
+    /// Why the server has given it up.
+    pub invalidation_reason: Option<String>,
+}
+
+impl SlotWatchStatus {
+    /// Of a slot; `None` if nothing could be found out.
+    pub fn of(state: Option<&SlotState>) -> SlotWatchStatus {
+        let Some(state) = state else {
+            return SlotWatchStatus::default();
+        };
+        SlotWatchStatus {
+            up: true,
+            wal_status: state.wal_status.map(|status| status.word().to_owned()),
+            safe_wal_size_bytes: state.safe_wal_bytes,
+            restart_lsn: state.restart_lsn.map(|lsn| lsn.to_string()),
+            active: Some(state.active),
+            invalidation_reason: state.invalidation_reason.clone(),
+        }
+    }
 }
 
 /// How far the stream is.

@@ -1,8 +1,10 @@
 //! Splitting the arguments of `receive` into options and values, as getopt_long would.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, CommandFactory, Parser};
+use clap::{ArgAction, ArgMatches, CommandFactory, Parser};
 use std::ffi::OsString;
+
+use crate::edge::config::OptionKind;
 
 /// The arguments as they stand. Later ones override earlier ones, and a value may begin with a dash, as with getopt.
 #[derive(Parser)]
@@ -27,7 +29,8 @@ pub(super) struct Arguments {
     // These abbreviations are unique among pg_receivewal's options, but not next to --start-lsn.
     #[arg(short, long, aliases = ["st", "sta"], allow_hyphen_values = true, default_value = "10")]
     pub(super) status_interval: String,
-    #[arg(short = 'S', long, allow_hyphen_values = true)]
+    // So are these, but not next to --slot-mode and --slot-watch.
+    #[arg(short = 'S', long, aliases = ["sl", "slo"], allow_hyphen_values = true)]
     pub(super) slot: Option<String>,
     #[arg(long)]
     pub(super) synchronous: bool,
@@ -35,7 +38,8 @@ pub(super) struct Arguments {
     pub(super) verbose: u8,
     #[arg(short = 'V', long)]
     pub(super) version: bool,
-    #[arg(short = 'Z', long, allow_hyphen_values = true, default_value = "none")]
+    // And this one, but not next to --config.
+    #[arg(short = 'Z', long, aliases = ["co"], allow_hyphen_values = true, default_value = "none")]
     pub(super) compress: String,
     #[arg(short = '?', long)]
     pub(super) help: bool,
@@ -79,6 +83,12 @@ pub(super) struct Arguments {
     pub(super) baseline: Option<OsString>,
     #[arg(long, allow_hyphen_values = true)]
     pub(super) listen: Option<String>,
+    #[arg(long, allow_hyphen_values = true)]
+    pub(super) config: Option<OsString>,
+    #[arg(long, allow_hyphen_values = true, default_value = "require")]
+    pub(super) slot_mode: String,
+    #[arg(long, allow_hyphen_values = true)]
+    pub(super) slot_watch: Option<String>,
     pub(super) extra: Vec<OsString>,
 }
 
@@ -88,12 +98,30 @@ impl Arguments {
         Arguments::try_parse_from(args).map_err(|error| in_words_of_getopt(&error))
     }
 
+    /// The same, for who wants to know which options were given.
+    pub(super) fn matches(args: &[OsString]) -> Result<ArgMatches, String> {
+        let matches = Arguments::command().try_get_matches_from(args);
+        matches.map_err(|error| in_words_of_getopt(&error))
+    }
+
     /// The long form of every option, `--directory` and so on.
     pub(super) fn options() -> impl Iterator<Item = String> {
         let command = Arguments::command();
         let long = |argument: &clap::Arg| Some(format!("--{}", argument.get_long()?));
         let options: Vec<_> = command.get_arguments().filter_map(long).collect();
         options.into_iter()
+    }
+
+    /// The same, as the configuration file sees them.
+    pub(super) fn kinds() -> Vec<OptionKind> {
+        let command = Arguments::command();
+        let kind = |argument: &clap::Arg| {
+            Some(OptionKind {
+                name: argument.get_long()?.to_owned(),
+                is_switch: !argument.get_action().takes_values(),
+            })
+        };
+        command.get_arguments().filter_map(kind).collect()
     }
 
     pub(super) fn is_slot_action(&self) -> bool {

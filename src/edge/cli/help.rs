@@ -9,6 +9,7 @@ Usage:
 
 Commands:
   receive                stream write-ahead log into a directory, as pg_receivewal does
+  config check           look for mistakes in a configuration file, and show what counts
   verify                 check stored segments: every page and every record
   inspect                tell what is in stored segments
   probe                  measure how long durable writes take on a directory's disk
@@ -78,6 +79,12 @@ Options that pg_receivewal does not have:
       --baseline=FILE    estimate the time saved for each transaction against this histogram,
                          as \"probe --baseline-out\" writes it
       --listen=ADDR:PORT serve metrics and health over HTTP here
+      --config=FILE      read options from this TOML file; those given here override it
+      --slot-mode=MODE   what to do if the slot does not exist: \"require\" (default): tell and
+                         try again, or \"create\"
+      --slot-watch=CONNSTR
+                         warn before the server gives the slot up, asking over a connection of
+                         its own; \"same\": as the stream, to the database \"postgres\"
 
 Example, with a slot that keeps the server from removing what is not yet received:
   {name} --create-slot --slot=archive --host=db1

@@ -14,7 +14,7 @@ fn refusal(args: &[&str]) -> String {
 fn received(args: &[&str]) -> ReceiveOptions {
     let line = [&["pg_receivewal", "-D", "/"], args].concat();
     match parsed(&line) {
-        Ok(Command::Receive(options)) => options,
+        Ok(Command::Receive(options)) => *options,
         other => panic!("{args:?}: {other:?}"),
     }
 }
@@ -36,6 +36,8 @@ fn defaults_are_those_of_pg_receivewal() {
         status_interval: Some(Duration::from_secs(10)),
         receive_timeout: Some(Duration::from_secs(60)),
         slot: None,
+        slot_mode: SlotMode::Require,
+        slot_watch: None,
         synchronous: false,
         no_sync: false,
         buffered: false,
@@ -52,6 +54,7 @@ fn defaults_are_those_of_pg_receivewal() {
             format: LogFormat::Text,
         },
         connection: ConnectionOptions {
+            file: None,
             dbname: None,
             host: None,
             port: None,

@@ -18,6 +18,7 @@ pub(in crate::edge::top) fn status() -> Status {
         time_unix_seconds: 1_700_000_000.5,
         directory: "/srv/wal".into(),
         slot: Some("archive".into()),
+        slot_watch: None,
         synchronous: true,
         verify: "records".into(),
         upstream_host: "db1".into(),

@@ -1,0 +1,282 @@
+//! Looking after the replication slot, over an ordinary connection of its own.
+//!
+//! It asks the server every few seconds, from the observers' thread, and tells before the slot is given up: the
+//! stream itself may be what stands still. Whatever goes wrong here is said, and asked again; the stream does not
+//! notice.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::{debug, error, info, warn};
+
+use super::cli::{ConnectionOptions, ReceiveOptions};
+use super::connection::Connection;
+use super::conninfo::{Conninfo, Explicit};
+use super::connstring::{self, ConnectionString, Pairs};
+use super::observation::Observation;
+use super::overlay;
+use super::password::{PasswordPrompt, PromptMode};
+use super::slot_state::{Danger, SlotState};
+use crate::core::telemetry::{Activity, Telemetry};
+use crate::error::{Error, Result};
+
+/// How often the server is asked: it is one row, and a server that writes 100 MB/s takes half a gigabyte meanwhile.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// An answer takes no time to speak of, so that a server that has not given it by then is not reached.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What stands for the stream's own settings.
+const SAME: &str = "same";
+
+/// The database that is asked unless another is named.
+const DATABASE: &str = "postgres";
+
+/// What to do while it is not too late.
+const WAY_OUT: &str = "Find out why the stream does not keep up, or raise max_slot_wal_keep_size on the server (a reload \
+    is enough).";
+
+/// What to do when it is.
+const WAY_BACK: &str = "Copy the missing segments into the directory, from an archive or another server; drop the slot \
+    (--drop-slot) and create it again (--create-slot, or --slot-mode=create).";
+
+/// What one slot is looked after with.
+#[derive(Debug)]
+pub struct SlotWatch {
+    info: Conninfo,
+    /// Whether to ask the server that the stream comes from, not one that was named.
+    follows_stream: bool,
+    slot: String,
+    telemetry: Arc<Telemetry>,
+}
+
+/// How to connect: `text` says what is different from the stream's own settings, or everything, if it names a host.
+pub fn settings(
+    text: &ConnectionString,
+    options: &ConnectionOptions,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Conninfo> {
+    let above = wanted(text)?;
+    let mut pairs = Pairs::new();
+    if follows_stream(&above) {
+        for text in [&options.file, &options.dbname].into_iter().flatten() {
+            // One that is wrong is refused for the stream.
+            pairs = overlay::laid_over(pairs, &connstring::parse(text.as_str()).unwrap_or_default());
+        }
+        let given = [
+            ("host", &options.host),
+            ("port", &options.port),
+            ("user", &options.username),
+        ];
+        let given = given
+            .into_iter()
+            .filter_map(|(keyword, value)| Some((keyword.to_owned(), value.clone()?)));
+        pairs = overlay::laid_over(pairs, &given.collect::<Pairs>());
+    }
+    pairs.push(("dbname".to_owned(), DATABASE.to_owned()));
+    let explicit = Explicit {
+        dbname: Some(overlay::written(&overlay::laid_over(pairs, &above))),
+        program_name: format!("{} slot watch", options.program_name),
+        ..Explicit::default()
+    };
+    let info = Conninfo::resolve(&explicit, env).map_err(|error| error.in_context("slot watch"))?;
+    Ok(info.without_replication(PATIENCE))
+}
+
+fn wanted(text: &ConnectionString) -> Result<Pairs> {
+    match text.as_str() {
+        SAME => Ok(Pairs::new()),
+        text => connstring::parse(text).map_err(|error| error.in_context("slot watch")),
+    }
+}
+
+fn follows_stream(above: &Pairs) -> bool {
+    let place = ["host", "hostaddr", "service"];
+    !above
+        .iter()
+        .any(|(keyword, value)| place.contains(&keyword.as_str()) && !value.is_empty())
+}
+
+impl SlotWatch {
+    /// As the options want it; `None` if they do not.
+    pub fn wanted(options: &ReceiveOptions, telemetry: &Arc<Telemetry>) -> Result<Option<SlotWatch>> {
+        let (Some(text), Some(slot)) = (&options.slot_watch, &options.slot) else {
+            return Ok(None);
+        };
+        Ok(Some(SlotWatch {
+            info: settings(text, &options.connection, &|name| std::env::var(name).ok())?,
+            follows_stream: follows_stream(&wanted(text)?),
+            slot: slot.clone(),
+            telemetry: Arc::clone(telemetry),
+        }))
+    }
+
+    /// Looks after the slot, for ever.
+    pub async fn watch(&self, observation: &Observation) -> Infallible {
+        let mut often = interval(LOOK);
+        often.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut line, mut teller) = (None, Teller::default());
+        loop {
+            often.tick().await;
+            if self.follows_stream && self.telemetry.upstream().server_version.is_empty() {
+                // The stream has found no server yet.
+                continue;
+            }
+            let looked = timeout(PATIENCE, self.look(&mut line)).await;
+            let looked = looked.unwrap_or_else(|_| Err(Error::connection("the server does not answer")));
+            if looked.is_err() {
+                line = None;
+            }
+            observation.set_slot(looked.as_ref().ok().cloned().flatten());
+            teller.tell(
+                &self.slot,
+                looked,
+                self.telemetry.activity() == Activity::Streaming,
+            );
+        }
+    }
+
+    /// Asks once, on the connection there is, or on a new one.
+    async fn look(&self, line: &mut Option<Line>) -> Result<Option<SlotState>> {
+        let upstream = self.telemetry.upstream();
+        let place = self.follows_stream.then_some((upstream.host, upstream.port));
+        let mut current = match line.take().filter(|line| line.place == place) {
+            Some(line) => line,
+            None => {
+                let info = match &place {
+                    Some((host, port)) => self.info.clone().only_to(host, *port),
+                    None => self.info.clone(),
+                };
+                let connection = Connection::open(&info, &mut PasswordPrompt::new(PromptMode::Never)).await?;
+                Line { place, connection }
+            }
+        };
+        let state = SlotState::ask(&mut current.connection, &self.slot).await?;
+        *line = Some(current);
+        Ok(state)
+    }
+}
+
+/// An open connection.
+struct Line {
+    /// Where the stream came from when it was opened.
+    place: Option<(String, u16)>,
+    connection: Connection,
+}
+
+/// What was said already.
+#[derive(Debug)]
+struct Teller {
+    danger: Danger,
+    /// Nothing can be found out.
+    is_blind: bool,
+}
+
+impl Default for Teller {
+    fn default() -> Teller {
+        Teller {
+            danger: Danger::None,
+            is_blind: false,
+        }
+    }
+}
+
+impl Teller {
+    /// Says what is new. While the stream is interrupted it is said there why nothing can be asked.
+    fn tell(&mut self, slot: &str, looked: Result<Option<SlotState>>, streams: bool) {
+        match looked {
+            Ok(Some(state)) => {
+                if std::mem::take(&mut self.is_blind) {
+                    info!("replication slot \"{slot}\" is looked after again");
+                }
+                self.tell_danger(slot, &state);
+            }
+            Ok(None) if streams => self.complain(format!(
+                "could not look after replication slot \"{slot}\": it does not exist on the server that is asked"
+            )),
+            Err(error) if streams => {
+                self.complain(format!("could not look after replication slot \"{slot}\": {error}"));
+            }
+            Ok(None) => {}
+            Err(error) => debug!("could not look after replication slot \"{slot}\": {error}"),
+        }
+    }
+
+    fn complain(&mut self, message: String) {
+        if !std::mem::replace(&mut self.is_blind, true) {
+            warn!(
+                hint = "The stream goes on. See --slot-watch: it needs a line of pg_hba.conf for an ordinary connection.",
+                "{message}"
+            );
+        }
+    }
+
+    /// Each danger once, when it gets there, and the end of it.
+    fn tell_danger(&mut self, slot: &str, state: &SlotState) {
+        let danger = state.danger(self.danger);
+        let before = std::mem::replace(&mut self.danger, danger);
+        if danger == before {
+            return;
+        }
+        let words = state.words(slot, danger);
+        match danger {
+            Danger::None => info!("{words}"),
+            Danger::Low | Danger::Acute if danger > before => warn!(hint = WAY_OUT, "{words}"),
+            Danger::Low | Danger::Acute => debug!("{words}"),
+            Danger::Lost => error!(hint = WAY_BACK, "{words}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(text: &str, stream: &str) -> Conninfo {
+        let options = ConnectionOptions {
+            file: None,
+            dbname: Some(stream.to_owned().into()),
+            host: None,
+            port: Some("1".to_owned()),
+            username: None,
+            password: PromptMode::Always,
+            program_name: "walring".to_owned(),
+        };
+        settings(&text.to_owned().into(), &options, &|_| None).unwrap()
+    }
+
+    fn startup(info: &Conninfo, name: &str) -> Option<String> {
+        let found = info.startup.iter().find(|(parameter, _)| *parameter == name);
+        found.map(|(_, value)| value.clone())
+    }
+
+    #[test]
+    fn it_connects_as_the_stream_does_but_for_what_is_said_otherwise() {
+        let info = resolved("same", "host=a user=u dbname=x");
+        assert_eq!((info.hosts[0].name.as_str(), info.hosts[0].port), ("a", 1));
+        assert_eq!(info.user, "u");
+        assert_eq!(startup(&info, "database").as_deref(), Some("postgres"));
+        assert_eq!(startup(&info, "replication"), None);
+        assert_eq!(
+            startup(&info, "application_name").as_deref(),
+            Some("walring slot watch")
+        );
+        let info = resolved("user=v dbname=y", "host=a user=u");
+        assert_eq!((info.hosts[0].name.as_str(), info.user.as_str()), ("a", "v"));
+        assert_eq!(startup(&info, "database").as_deref(), Some("y"));
+    }
+
+    #[test]
+    fn who_names_a_host_says_all_of_it() {
+        let info = resolved("host=b user=v", "host=a user=u application_name=x");
+        assert_eq!((info.hosts[0].name.as_str(), info.hosts[0].port), ("b", 5432));
+        assert_eq!(
+            startup(&info, "application_name").as_deref(),
+            Some("walring slot watch")
+        );
+        assert!(!follows_stream(&wanted(&"host=b".to_owned().into()).unwrap()));
+        assert!(follows_stream(&wanted(&"same".to_owned().into()).unwrap()));
+    }
+}
