@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::clients::Clients;
+use common::process::Stopped;
 use common::restore::restore;
 use common::server::RECEIVER_NAME;
 use common::wait::until;
 use common::{Archive, Installation, Process, Server, ServerOptions, Session, program, stored};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
 /// While a server is dead, somebody else may get its port; its socket stays its own.
 const NO_PORT: &str = "listen_addresses = ''\n";
@@ -255,7 +256,8 @@ impl Cluster {
     /// Stops the standby's receiver, and gets walring ahead of it by segments.
     fn hold_standby_back(&self) -> Stopped {
         let pid = self.other.sql("select pid from pg_stat_wal_receiver");
-        let stopped = Stopped::process(pid.parse().expect("a process id"));
+        let pid = pid.parse().ok().and_then(Pid::from_raw).expect("a process id");
+        let stopped = Stopped::processes(&[pid]);
         // Without a transaction, so that nobody waits for the standby.
         let text = "repeat(md5(random()::text), 32)";
         self.primary.sql(&format!(
@@ -264,23 +266,6 @@ impl Cluster {
         self.primary
             .wait_flushed(self.primary.lsn("pg_current_wal_insert_lsn()"));
         stopped
-    }
-}
-
-/// A process that is stopped until this goes out of scope.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn process(pid: i32) -> Stopped {
-        let pid = Pid::from_raw(pid).expect("a process id");
-        kill_process(pid, Signal::STOP).expect("stop a process");
-        Stopped(pid)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::CONT);
     }
 }
 

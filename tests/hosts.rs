@@ -30,13 +30,7 @@ fn the_server_is_the_one_that_libpq_takes() {
         &["dead", "standby", "dead", "primary"],
         &["dead", "read-only primary"],
     ];
-    for list in lists {
-        for attrs in SIX {
-            let expected = group.outcome(&Client::pg_receivewal(15), list, attrs);
-            let outcome = group.outcome(&Client::Walring, list, attrs);
-            assert_eq!(outcome, expected, "{list:?} {attrs}");
-        }
-    }
+    group.assert_takes_as(&Client::pg_receivewal(15), lists, &SIX);
 }
 
 #[test]
@@ -50,13 +44,7 @@ fn the_newest_libpq_takes_the_same_server() {
         &["standby"],
         &["dead", "standby", "read-only primary", "primary"],
     ];
-    for list in lists {
-        for attrs in SIX {
-            let expected = group.outcome(&Client::pg_receivewal(18), list, attrs);
-            let outcome = group.outcome(&Client::Walring, list, attrs);
-            assert_eq!(outcome, expected, "{list:?} {attrs}");
-        }
-    }
+    group.assert_takes_as(&Client::pg_receivewal(18), lists, &SIX);
 }
 
 /// A walsender refuses the question with which libpq finds out whether an old server is a standby.
@@ -71,13 +59,11 @@ fn of_old_servers_primary_and_standby_are_told_apart_although_libpq_cannot() {
         &["standby", "primary"],
         &["standby", "read-only primary"],
     ];
-    for list in lists {
-        for attrs in ["any", "read-write", "read-only"] {
-            let expected = group.outcome(&Client::pg_receivewal(15), list, attrs);
-            let outcome = group.outcome(&Client::Walring, list, attrs);
-            assert_eq!(outcome, expected, "{list:?} {attrs}");
-        }
-    }
+    group.assert_takes_as(
+        &Client::pg_receivewal(15),
+        lists,
+        &["any", "read-write", "read-only"],
+    );
     for (attrs, server) in [
         ("primary", "primary"),
         ("standby", "standby"),
@@ -343,6 +329,17 @@ impl Group {
         let ports: Vec<String> = names.iter().map(port).collect();
         let hosts = vec!["127.0.0.1"; names.len()];
         format!("host={} port={}", hosts.join(","), ports.join(","))
+    }
+
+    /// Asserts that walring does with each of the lists what the other one does.
+    fn assert_takes_as(&self, other: &Client, lists: &[&[&str]], values: &[&str]) {
+        for list in lists {
+            for attrs in values {
+                let expected = self.outcome(other, list, attrs);
+                let outcome = self.outcome(&Client::Walring, list, attrs);
+                assert_eq!(outcome, expected, "{list:?} {attrs}");
+            }
+        }
     }
 
     fn outcome(&self, client: &Client, names: &[&str], attrs: &str) -> Outcome {

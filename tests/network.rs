@@ -7,7 +7,7 @@ use std::process::Command;
 use rustix::process::{Pid, Signal, kill_process};
 
 use common::login::server_asking_for;
-use common::process::Exit;
+use common::process::{Exit, Stopped};
 use common::receiver::wait_for_streaming;
 use common::relay::Relay;
 use common::wait::until;
@@ -169,7 +169,7 @@ fn a_walsender_that_falls_silent_is_left_after_the_receive_timeout() {
     let receiver = walring(&server, &archive, &["--synchronous", "--receive-timeout=2"]);
     wait_for_streaming(&server);
     let pid: i32 = server.receiver_column("pid").unwrap().parse().unwrap();
-    let stopped = Stopped::process(pid);
+    let stopped = Stopped::processes(&[Pid::from_raw(pid).unwrap()]);
     receiver.wait_for_line("timeout");
     let others =
         format!("select count(*) from pg_stat_replication where pid <> {pid} and state = 'streaming'");
@@ -293,23 +293,6 @@ fn assert_goes_on(server: &Server, archive: &Archive, receiver: Process) {
     server.wait_flushed(end);
     receiver.stop();
     archive.assert_holds(server, 1, end);
-}
-
-/// A stopped process; continued when it goes out of scope, so that its server can end.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn process(pid: i32) -> Stopped {
-        let pid = Pid::from_raw(pid).expect("a process id");
-        kill_process(pid, Signal::STOP).expect("stop a process");
-        Stopped(pid)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::CONT);
-    }
 }
 
 fn plain(archive: &Archive) -> Command {

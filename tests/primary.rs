@@ -2,9 +2,9 @@
 //! what is stored stays.
 mod common;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
-use common::process::Exit;
+use common::process::{Exit, Stopped};
 use common::receiver::{streaming, wait_for_streaming};
 use common::wait::until;
 use common::{Archive, Installation, Process, Server, ServerOptions, program, walring};
@@ -453,26 +453,6 @@ fn a_server_that_soon_loses_patience_has_no_reason_to() {
     server.wait_flushed(end);
     receiver.stop();
     archive.assert_holds(&server, 1, end);
-}
-
-/// Processes that are stopped; continued when it goes out of scope.
-struct Stopped(Vec<Pid>);
-
-impl Stopped {
-    fn processes(pids: &[Pid]) -> Stopped {
-        for &pid in pids {
-            kill_process(pid, Signal::STOP).expect("stop a process");
-        }
-        Stopped(pids.to_vec())
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        for &pid in &self.0 {
-            let _ = kill_process(pid, Signal::CONT);
-        }
-    }
 }
 
 fn streaming_verbose(server: &Server, archive: &Archive) -> Process {

@@ -191,6 +191,27 @@ impl Exit {
     }
 }
 
+/// Processes that are stopped; continued when it goes out of scope, so that their server can end.
+pub struct Stopped(Vec<Pid>);
+
+impl Stopped {
+    /// Stops them.
+    pub fn processes(pids: &[Pid]) -> Stopped {
+        for &pid in pids {
+            kill_process(pid, Signal::STOP).expect("stop a process");
+        }
+        Stopped(pids.to_vec())
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for &pid in &self.0 {
+            let _ = kill_process(pid, Signal::CONT);
+        }
+    }
+}
+
 fn read_all(mut stdout: impl Read) -> String {
     let mut text = String::new();
     stdout.read_to_string(&mut text).expect("stdout is text");
