@@ -64,6 +64,8 @@
 //!   anything but themselves (`preserve_end` in [`core::order::Config`]).
 //! - Where a stream goes on within a partial, nothing is written or claimed before the server has sent once more what
 //!   lies before ([`core::overlap`]): it may have been restored from its past.
+//! - Of stored timelines the newest one goes on: an older one is not received from again, however far its files reach
+//!   ([`edge::ancestry`]).
 //! - Of what is stored, only what a CRC covers is believed at a start; the rest of a record whose beginning is not here
 //!   is received again ([`edge::rest`]).
 //! - No `Y.partial` lies beside `X.partial` of an earlier segment: a receiver that takes over starts

@@ -92,8 +92,8 @@ fn an_old_primary_that_comes_back_is_left_for_the_host_that_has_what_is_stored()
         None,
         "the old primary heard of a flush"
     );
-    assert_holds_all(&archive, &new, 2);
     receiver.stop();
+    assert_holds_all(&archive, &new, 2);
     // Nor does a new start follow it.
     let receiver = receive(&archive, &[&old, &new], "any", &["--synchronous"]);
     let end = new.write_wal(100);
@@ -245,9 +245,11 @@ impl Cluster {
         drop(lagging);
         self.other.promote();
         std::mem::swap(&mut self.primary, &mut self.other);
+        // What it has of the old timeline is all it will get once there is a segment of the new one.
+        let next = format!("{:08X}0", self.timeline + 1);
         until("walring has followed", || {
-            let state = self.primary.receiver_column("state");
-            state.filter(|state| state == "streaming")
+            let names = self.archive.names();
+            names.iter().any(|name| name.starts_with(&next)).then_some(())
         });
         assert_holds_all(&self.archive, &self.other, self.timeline);
         self.timeline += 1;
@@ -302,33 +304,32 @@ fn receive(archive: &Archive, servers: &[&Server], attrs: &str, arguments: &[&st
     Process::spawn(command)
 }
 
-/// Asserts that every file of the timeline holds what the server has there, and that none is missing in between.
+/// Asserts that every segment of the timeline, which nobody receives any more, holds what the server has there, and that
+/// none is missing in between.
 #[track_caller]
 fn assert_holds_all(archive: &Archive, server: &Server, timeline: u32) {
-    let of_timeline = format!("{timeline:08X}");
-    let files: Vec<_> = archive
-        .contents()
+    let of_timeline = format!("{timeline:08X}0");
+    let names = archive
+        .names()
         .into_iter()
-        .filter(|(name, _)| name.starts_with(&of_timeline))
-        .collect();
-    let segments: Vec<_> = files
-        .iter()
-        .filter(|(name, _)| !name.ends_with(".history"))
-        .collect();
+        .filter(|name| name.starts_with(&of_timeline));
+    let mut segments = Vec::new();
+    for name in names {
+        match name.strip_suffix(".partial") {
+            Some(segment) => {
+                archive.assert_partial_is_no_other(server, segment);
+                segments.push(segment.to_owned());
+            }
+            None => {
+                common::archive::assert_same(&name, &archive.read(&name), &server.wal_file(&name));
+                segments.push(name);
+            }
+        }
+    }
     assert!(
         !segments.is_empty(),
         "nothing of timeline {timeline}: {:?}",
         archive.names()
     );
-    for (name, content) in &files {
-        match name.strip_suffix(".partial") {
-            Some(segment) => _ = archive.assert_partial_is_no_other(server, segment),
-            None => common::archive::assert_same(name, content, &server.wal_file(name)),
-        }
-    }
-    let names: Vec<String> = segments
-        .iter()
-        .map(|(name, _)| name.trim_end_matches(".partial").to_owned())
-        .collect();
-    common::archive::assert_without_gap(&names, server.segment_bytes());
+    common::archive::assert_without_gap(&segments, server.segment_bytes());
 }

@@ -4,7 +4,7 @@ mod common;
 use std::net::TcpListener;
 use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal};
 
 use common::login::server_asking_for;
 use common::process::{Exit, Stopped};
