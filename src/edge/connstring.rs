@@ -262,7 +262,13 @@ fn parse_uri(text: &str, uri: Uri<'_>) -> Result<Pairs> {
         add(&mut pairs, "dbname", &path[..end])?;
         rest = &path[end..];
     }
-    parse_uri_parameters(rest.strip_prefix('?').unwrap_or(""), uri, &mut pairs)?;
+    let parameters = Parameters {
+        text: rest.strip_prefix('?').unwrap_or(""),
+        // Behind an "@" that was not encoded is a host, and before it the rest of a password; so is what is behind it
+        // where the parameters have begun before.
+        may_be_password: rest.contains('@') || text[..text.len() - rest.len()].contains('?'),
+    };
+    parse_uri_parameters(parameters, uri, &mut pairs)?;
     identity.append(&mut pairs);
     Ok(identity)
 }
@@ -303,16 +309,20 @@ fn check_uri_host(host: &str, port: &str, behind: &str) -> Result<()> {
     Ok(())
 }
 
+/// What follows the "?" of a URI.
+struct Parameters<'a> {
+    text: &'a str,
+    may_be_password: bool,
+}
+
 /// Parses `name=value&...` and adds it to `pairs`.
-fn parse_uri_parameters(text: &str, uri: Uri<'_>, pairs: &mut Pairs) -> Result<()> {
-    // Behind an "@" that was not encoded is a host, and before it the rest of a password.
-    let may_be_password = text.contains('@');
-    let mut rest = text;
+fn parse_uri_parameters(parameters: Parameters<'_>, uri: Uri<'_>, pairs: &mut Pairs) -> Result<()> {
+    let mut rest = parameters.text;
     while !rest.is_empty() {
         let (parameter, behind) = rest.split_once('&').unwrap_or((rest, ""));
         rest = behind;
         let pair = parse_uri_parameter(parameter, uri, |message, piece| {
-            if may_be_password {
+            if parameters.may_be_password {
                 return Error::usage(format!("{message}: \"...\"")).with_hint(ENCODE);
             }
             usage_behind(pairs, format!("{message}: \"{}\"", shown(piece, pairs)))
@@ -529,6 +539,7 @@ mod tests {
             "postgresql://u:my/secret%zz@h",
             "postgresql://u:my/?secret@h",
             "postgresql://u:my/?my&secret&my@h",
+            "postgresql://h?password=my@my?secret",
         ] {
             let error = parse(text).unwrap_err();
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
