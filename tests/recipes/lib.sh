@@ -85,9 +85,9 @@ need() {
 }
 
 # PostgreSQL refuses to run as root: there it runs as the user its package made.
-as_server() {
-    if ((EUID == 0)); then setpriv --reuid=postgres --regid=postgres --init-groups -- env --chdir=/ "$@"; else "$@"; fi
-}
+server_user=()
+if ((EUID == 0)); then server_user=(setpriv --reuid=postgres --regid=postgres --init-groups -- env --chdir=/); fi
+as_server() { "${server_user[@]}" "$@"; }
 
 # until_true WHAT COMMAND...: waits until the command succeeds.
 until_true() {

@@ -42,7 +42,7 @@ wait_for() {
 while_walring_is_away() {
     local other_pid
     mkdir "$disk/other"
-    PGAPPNAME=other walring receive --directory="$disk/other" --synchronous \
+    PGAPPNAME=other walring receive --directory="$disk/other" --synchronous --status-interval=1 \
         --dbname="host=$scratch/servers port=${port[db1]} user=postgres" &
     other_pid=$!
     children+=("$other_pid")
