@@ -80,13 +80,14 @@ without_a_slot() {
     say 'without a slot wal_keep_size of the standby counts'
 }
 
-# archive: receives into another directory until now, without a slot. It ends when WAL behind the end position has come.
+# archive: receives into another directory until now, without a slot. It ends when WAL behind the end position has come. Not a
+# second walring: an ordinary user may not lock the memory for two.
 archive() {
     local now
     mkdir -p "$disk/other"
     now=$(query db1 'select pg_current_wal_flush_lsn()')
     commits db1
-    walring receive --no-loop --directory="$disk/other" --endpos="$now" \
+    "$bin/pg_receivewal" --no-loop --directory="$disk/other" --endpos="$now" \
         --dbname="host=$scratch/servers port=${port[db2]} user=postgres application_name=other"
 }
 

@@ -12,8 +12,9 @@ main() {
     need openssl setpriv
     begin
     cluster
-    receive
     wrong_certificates
+    receive
+    renewed_certificates
     failover
     is_sound
 }
@@ -65,6 +66,25 @@ outlives_the_senders_timeout() {
     pid=$(query $first "$walsender")
     sleep 7
     answers $first "$pid" "$walsender" || fail 'the server has ended the stream in the meantime'
+}
+
+# The operator renews certificates: the next connection is made with what is in the file then.
+renewed_certificates() {
+    local serial='select client_serial from pg_stat_ssl join pg_stat_replication using (pid)' before
+    serial+=" where application_name = 'walring'"
+    before=$(query $first "$serial")
+    certificate streaming_replica 'extendedKeyUsage=clientAuth'
+    mv "$etc/streaming_replica.key" "$etc/tls.key"
+    mv "$etc/streaming_replica.crt" "$etc/tls.crt"
+    query $first "select pg_terminate_backend(pid) from pg_stat_replication where application_name = 'walring'" >"$scratch/ended"
+    until_true 'walring comes with the new certificate' differs "$before" "$serial"
+    say 'a renewed certificate is used'
+}
+
+differs() {
+    local now
+    now=$(query $first "$2")
+    [[ -n $now && $now != "$1" ]]
 }
 
 # Another client's certificate does not do, nor does a server of another name.

@@ -37,7 +37,7 @@ begin() {
     trap 'echo "$recipe: line $LINENO of ${BASH_SOURCE[0]}: $BASH_COMMAND" >&2' ERR
     unset "${!PG@}"
     bin=${WALRING_PG:-$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | tail -n 1)}
-    [[ -x $bin/postgres && -x $bin/pg_basebackup ]] || skip 'no PostgreSQL (tests/postgres.sh installs it)'
+    [[ -x $bin/postgres && -x $bin/pg_basebackup && -x $bin/pg_receivewal ]] || skip 'no PostgreSQL (tests/postgres.sh installs it)'
     command -v "$bin/psql" psql >/dev/null || skip 'no psql'
     psql=$(command -v "$bin/psql" psql | head -n 1)
     # Servers live in memory where that is possible; walring needs a file system with O_DIRECT.
