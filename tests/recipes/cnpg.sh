@@ -29,6 +29,7 @@ cluster() {
     run_sql $first <<<'create role streaming_replica with login replication;'
     block 'cnpg slot.sql' | run_sql $first
     replica $second $first
+    replica $third $first
 }
 
 # operator_certificates SERVER: one CA for the servers and the clients; the service's name in the server's certificate.
@@ -109,7 +110,7 @@ refused() {
 
 failover() {
     local service=${port[$first]}
-    commit_waits_for_the_replica
+    commits_wait_for_both
     server_stop $first immediate
     server_stop $second fast
     # From here on the service, the address that walring knows, is the second.
@@ -120,7 +121,9 @@ failover() {
     until_true 'walring has followed the service' answers $second sync \
         "select sync_state from pg_stat_replication where application_name = 'walring'"
     [[ -e $wal/00000002.history ]] || fail 'no history of timeline 2'
-    replica $third $second
+    operator_lists $second '"walring","cluster-example-3"'
+    server_configure $third <<<"primary_conninfo = 'host=$scratch/servers port=${port[$second]} user=postgres'"
+    run_sql $third <<<'alter system reset primary_conninfo; select pg_reload_conf();'
     holds $second 'cnpg see.sql'
     commits $second
     walring_stop
@@ -130,12 +133,32 @@ failover() {
     walring_stop
 }
 
-# FIRST 2: walring and one replica.
-commit_waits_for_the_replica() {
+# operator_lists SERVER NAMES: what the operator does when the health of its instances changes.
+operator_lists() {
+    server_configure "$1" <<<"synchronous_standby_names = 'FIRST 2 ($2)'"
+    run_sql "$1" <<<'select pg_reload_conf();'
+    until_true "$1 waits for $2" answers "$1" "FIRST 2 ($2)" 'show synchronous_standby_names'
+}
+
+# For walring and one replica, and for two replicas while walring is away, if both are listed.
+commits_wait_for_both() {
     server_stop $second fast
     commit_waits $first
     server_start $second
     commit_returns
+    walring_stop
+    commit_waits $first
+    operator_lists $first '"walring","cluster-example-2","cluster-example-3"'
+    commit_returns
+    commits $first
+    operator_lists $first '"cluster-example-2","cluster-example-3","walring"'
+    server_stop $second fast
+    commit_waits $first
+    walring_start 'cnpg receive' $first
+    commit_returns
+    operator_lists $first '"walring","cluster-example-2"'
+    server_start $second
+    commits $first
 }
 
 main

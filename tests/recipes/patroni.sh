@@ -161,6 +161,11 @@ switchover() {
     until_true 'pg2 is the primary' answers pg2 f 'select pg_is_in_recovery()'
     holds pg2 'patroni see.sql'
     commits pg2
+    # pg1 is a standby now, and the first in the list: without target_session_attrs a start would stay with it.
+    until_true 'pg1 follows' answers pg2 streaming "select state from pg_stat_replication where application_name = 'pg1'"
+    walring_stop
+    walring_start 'patroni receive' pg1 pg2
+    holds pg2 'patroni see.sql'
 }
 
 # walring and a member: a commit is on both, so that a failover to that member loses none.
@@ -177,6 +182,11 @@ synchronous_mode() {
     edit_config <<<'synchronous_mode: true'
     until_true 'Patroni names pg1 only' answers pg2 pg1 "$names"
     until_true 'walring is asynchronous' answers pg2 async "$walring"
+    edit_config <<<'synchronous_mode: quorum'
+    # Five turns of Patroni's loop.
+    sleep 5
+    answers pg2 async "$walring" || fail 'in quorum mode walring is not asynchronous'
+    edit_config <<<'synchronous_mode: true'
     member_stop pg1
     until_true 'Patroni names nobody' answers pg2 '' "$names"
     edit_config <<<'synchronous_mode_strict: true'
