@@ -26,6 +26,7 @@ pub mod skip;
 pub mod small_disk;
 pub mod statuses;
 pub mod stored;
+pub mod terminator;
 pub mod tls;
 pub mod trickster;
 pub mod wait;
