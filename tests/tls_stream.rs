@@ -86,6 +86,23 @@ fn the_files_are_those_of_pg_receivewal() {
 }
 
 #[test]
+fn a_newer_server_is_received_too() {
+    let Some(installation) = Installation::version(17) else {
+        return;
+    };
+    let server = start(with_tls(ServerOptions::default().version(&installation)));
+    for settings in ["", "sslnegotiation=direct", "ssl_max_protocol_version=TLSv1.2"] {
+        let archive = Archive::new();
+        let receiver = walring_to(server.port(), &archive, settings);
+        wait_for_streaming(&server);
+        let end = load(&server);
+        receiver.stop();
+        archive.assert_holds(&server, 1, end);
+        wait_for_nobody(&server);
+    }
+}
+
+#[test]
 fn every_version_and_cipher_carries_it() {
     let server = server_with_tls();
     let ciphers = [

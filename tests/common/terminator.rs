@@ -176,11 +176,13 @@ fn serve(mut client: TcpStream, target: u16, config: Arc<ServerConfig>, manner: 
 
 impl Front {
     fn carry(&mut self) -> io::Result<()> {
+        // What came together with the end of the handshake.
+        self.open()?;
         loop {
+            flush(&mut self.up, &mut self.server)?;
             self.wait()?;
             self.from_client()?;
             self.from_server()?;
-            flush(&mut self.up, &mut self.server)?;
             flush(&mut self.down, &mut self.client)?;
         }
     }
@@ -212,6 +214,11 @@ impl Front {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         }
+        self.open()
+    }
+
+    /// Opens what has arrived from the client.
+    fn open(&mut self) -> io::Result<()> {
         let state = self.tls.process_new_packets().map_err(io::Error::other)?;
         let mut content = vec![0; state.plaintext_bytes_to_read()];
         self.tls.reader().read_exact(&mut content)?;

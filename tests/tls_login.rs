@@ -1,0 +1,160 @@
+//! A server that TLS itself has nothing against asks for more than it should be told, or for less: what is answered is
+//! what libpq answers, and what is forbidden is not.
+mod common;
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use common::Walsender;
+use common::attempt::{Attempt, Client, said};
+use common::terminator::{Manner, terminate};
+use common::walsender::{Identity, Session, authentication, parameter, ready};
+
+/// What came of an attempt.
+#[derive(Debug, PartialEq, Eq)]
+struct Login {
+    connected: bool,
+    said: Vec<String>,
+    /// What was answered; of a proof only the beginning, since the rest is chance.
+    answers: Vec<String>,
+}
+
+/// The client meets a server that says this after the startup message, through TLS or not, and then listens.
+fn log_in(client: &Client, settings: &str, tls: bool, question: &[u8]) -> Login {
+    let answers = Arc::new(Mutex::new(Vec::new()));
+    let (heard, question) = (Arc::clone(&answers), question.to_vec());
+    let script = move |session: &mut Session| -> io::Result<()> {
+        session.startup()?;
+        session.send(&question)?;
+        loop {
+            let (tag, body) = session.hear()?;
+            if tag == b'Q' {
+                // It believes that it is in; that is all there is to know.
+                heard.lock().expect("answers").push("a command".to_owned());
+                return Ok(());
+            }
+            let text = String::from_utf8_lossy(&body).into_owned();
+            let text = text.split("r=").next().unwrap_or_default().replace('\0', " ");
+            heard
+                .lock()
+                .expect("answers")
+                .push(format!("{}{text}", char::from(tag)));
+        }
+    };
+    let identity = Identity {
+        system_identifier: "1".to_owned(),
+        timeline: "1".to_owned(),
+        flushed: "0/0".to_owned(),
+        segment_size: "1MB".to_owned(),
+    };
+    let plain = Walsender::start(identity, script).port();
+    let port = if tls {
+        terminate(plain, Manner::default())
+    } else {
+        plain
+    };
+    let mode = if tls { "require" } else { "disable" };
+    let attempt = Attempt::with(format!(
+        "user=walring password=unspeakable sslmode={mode} connect_timeout=2 {settings}"
+    ));
+    let exit = client.meet(port, &attempt);
+    let said = said(&exit.stderr).into_iter();
+    let answers = answers.lock().expect("answers").clone();
+    Login {
+        connected: exit.code == Some(0),
+        said: said.map(|line| line.replace(&port.to_string(), "PORT")).collect(),
+        answers,
+    }
+}
+
+/// What a server may ask for.
+fn questions() -> Vec<(&'static str, Vec<u8>)> {
+    let scram = |mechanisms: &[u8]| authentication(10, mechanisms);
+    let version = parameter("server_version", "15.18");
+    let welcome = [
+        authentication(0, b""),
+        version,
+        parameter("integer_datetimes", "on"),
+        ready(),
+    ]
+    .concat();
+    vec![
+        ("nothing", welcome),
+        ("the password", authentication(3, b"")),
+        ("the password hashed", authentication(5, b"salt")),
+        ("a proof", scram(b"SCRAM-SHA-256\0\0")),
+        ("a bound proof", scram(b"SCRAM-SHA-256-PLUS\0\0")),
+        ("either proof", scram(b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0")),
+        (
+            "either proof, the other way round",
+            scram(b"SCRAM-SHA-256\0SCRAM-SHA-256-PLUS\0\0"),
+        ),
+        ("another proof", scram(b"SCRAM-SHA-1\0\0")),
+        ("no proof", scram(b"\0")),
+        ("the end of a proof", authentication(12, b"v=AAAA")),
+        (
+            "the middle of a proof",
+            authentication(11, b"r=x,s=c2FsdA==,i=4096"),
+        ),
+    ]
+}
+
+/// libpq and walring answer the same to every question.
+fn compare(settings: &str) {
+    let mut differences = Vec::new();
+    for tls in [true, false] {
+        for (what, question) in questions() {
+            let theirs = log_in(&Client::newest_libpq(), settings, tls, &question);
+            let ours = log_in(&Client::Walring, settings, tls, &question);
+            if theirs != ours {
+                differences.push(format!(
+                    "{what}, TLS {tls}\n  libpq:   {theirs:?}\n  walring: {ours:?}"
+                ));
+            }
+        }
+    }
+    assert!(
+        differences.is_empty(),
+        "with {settings}:\n{}",
+        differences.join("\n")
+    );
+}
+
+#[test]
+fn whatever_is_asked_is_answered_as_libpq_answers() {
+    compare("");
+}
+
+#[test]
+fn a_channel_that_has_to_be_bound_is() {
+    compare("channel_binding=require");
+}
+
+#[test]
+fn a_channel_that_may_not_be_bound_is_not() {
+    compare("channel_binding=disable");
+}
+
+#[test]
+fn what_is_required_is_required() {
+    if !Client::newest_libpq().is_new() {
+        return;
+    }
+    compare("require_auth=scram-sha-256");
+    compare("require_auth=!password,!md5,!none");
+    compare("require_auth=scram-sha-256 channel_binding=require");
+}
+
+#[test]
+fn who_asks_for_too_little_or_too_much_is_told_nothing() {
+    for settings in ["channel_binding=require", "require_auth=scram-sha-256"] {
+        for tls in [true, false] {
+            for (what, question) in &questions()[..3] {
+                let login = log_in(&Client::Walring, settings, tls, question);
+                assert!(!login.connected, "{what}: {login:?}");
+                let told = |answer: &String| answer.starts_with('p');
+                assert!(!login.answers.iter().any(told), "{what}: {login:?}");
+            }
+        }
+    }
+}
