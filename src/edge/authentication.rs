@@ -143,6 +143,8 @@ fn chosen_binding(
         _ if required => Err(Error::unsupported(
             "channel binding is required, but server did not offer an authentication method that supports channel binding",
         )),
+        // Nothing is answered that was not offered.
+        _ if !offered.contains(&SCRAM_SHA_256) => Err(no_mechanism(&offered)),
         // "y": the server will notice if somebody took its offer away on the way.
         (Some(_), false) if wanted => Ok((SCRAM_SHA_256, scram::ChannelBinding::unrequested())),
         _ => Ok((SCRAM_SHA_256, scram::ChannelBinding::unsupported())),
@@ -180,11 +182,15 @@ fn sasl_method(body: &AuthenticationSaslBody) -> Result<Method> {
     } else if offered.contains(&"OAUTHBEARER") {
         Ok(Method::Oauth)
     } else {
-        Err(Error::unsupported(format!(
-            "none of the server's SASL authentication mechanisms are supported: {}",
-            printable(&offered.join(", "))
-        )))
+        Err(no_mechanism(&offered))
     }
+}
+
+fn no_mechanism(offered: &[&str]) -> Error {
+    Error::unsupported(format!(
+        "none of the server's SASL authentication mechanisms are supported: {}",
+        printable(&offered.join(", "))
+    ))
 }
 
 async fn answer(wire: &mut Wire, request: &Message, user: &str, password: &Password) -> Result<()> {
