@@ -23,6 +23,8 @@ const LONGEST_SOCKET_PATH: usize = 107;
 pub struct Host {
     /// The host as the operator named it; what messages and the password file call it.
     pub name: String,
+    /// Whether that is a name of the operator's: who gives an address only (`hostaddr`) names no host to verify.
+    pub is_named: bool,
     /// How to get there.
     pub target: Target,
     /// The TCP port, or the number in the name of the socket.
@@ -117,6 +119,7 @@ pub fn load_balance(settings: &Settings) -> Result<bool> {
 }
 
 fn resolve_one(name: String, address: &str, port: u16) -> Result<Host> {
+    let is_named = !name.is_empty();
     let (name, target) = if !address.is_empty() {
         let ip = address.parse().map_err(|_| {
             Error::usage(format!(
@@ -132,7 +135,12 @@ fn resolve_one(name: String, address: &str, port: u16) -> Result<Host> {
     } else {
         (name, Target::Name)
     };
-    Ok(Host { name, target, port })
+    Ok(Host {
+        name,
+        is_named,
+        target,
+        port,
+    })
 }
 
 fn default_socket_directory() -> &'static str {

@@ -181,8 +181,8 @@ impl Front {
         loop {
             flush(&mut self.up, &mut self.server)?;
             self.wait()?;
-            self.from_client()?;
-            self.from_server()?;
+            self.hear_client()?;
+            self.hear_server()?;
             flush(&mut self.down, &mut self.client)?;
         }
     }
@@ -204,7 +204,7 @@ impl Front {
         Ok(())
     }
 
-    fn from_client(&mut self) -> io::Result<()> {
+    fn hear_client(&mut self) -> io::Result<()> {
         if self.up.len() >= WAITING {
             return Ok(());
         }
@@ -231,7 +231,7 @@ impl Front {
         }
     }
 
-    fn from_server(&mut self) -> io::Result<()> {
+    fn hear_server(&mut self) -> io::Result<()> {
         let mut content = [0; 16 << 10];
         if self.down.len() >= WAITING {
             return Ok(());

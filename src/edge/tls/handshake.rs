@@ -21,7 +21,7 @@ use x509_cert::der::Decode;
 use super::files;
 use super::settings::{SslMode, TlsSettings, Version};
 use super::verifier::Verifier;
-use crate::edge::hosts::{Host, Target};
+use crate::edge::hosts::Host;
 use crate::edge::socket::Socket;
 use crate::error::{Error, Result, printable, system_text};
 use crate::ring::tls::{self, Session};
@@ -150,12 +150,9 @@ pub async fn shake_hands(
     Ok((Session::new(connection, &unread)?, peer))
 }
 
-/// What the operator calls the host, if it is called anything but its address.
+/// What the operator calls the host, if it was called anything.
 fn name_of(host: &Host) -> Option<&str> {
-    match host.target {
-        Target::Address(ip) if host.name == ip.to_string() => None,
-        _ => Some(&host.name),
-    }
+    host.is_named.then_some(host.name.as_str())
 }
 
 /// The name that the server hears before it shows a certificate, unless it is an address (RFC 6066, section 3).

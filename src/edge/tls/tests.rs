@@ -65,6 +65,7 @@ fn settings(pairs: &[(&str, &str)]) -> TlsSettings {
 fn host() -> Host {
     Host {
         name: "localhost".to_owned(),
+        is_named: true,
         target: Target::Address(IpAddr::from([127, 0, 0, 1])),
         port: 5432,
     }
