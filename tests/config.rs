@@ -432,6 +432,34 @@ fn every_mistake_is_told_in_a_line_of_its_own() {
 }
 
 #[test]
+fn certificates_and_keys_that_cannot_be_read_are_mistakes() {
+    for (connection, problem) in [
+        (
+            "sslmode = \"verify-full\"\nsslrootcert = \"/nowhere/root.crt\"",
+            "root certificate file \"/nowhere/root.crt\" does not exist",
+        ),
+        (
+            "sslrootcert = \"/dev/null\"",
+            "could not read root certificate file \"/dev/null\": no certificate or crl found",
+        ),
+        (
+            "sslcert = \"/dev/null\"",
+            "could not read certificate file \"/dev/null\": no certificate or crl found",
+        ),
+    ] {
+        let config = Config::new(&format!(
+            "directory = \"/tmp\"\n[connection]\nhost = \"db1\"\n{connection}\n"
+        ));
+        let exit = config.check(&[]);
+        assert_eq!(exit.code, Some(1), "{exit:#?}");
+        assert!(exit.has_line_with(&["error: ", problem]), "{exit:#?}");
+        // On a Unix socket nothing is encrypted.
+        let socket = config.check(&["--host=/tmp"]);
+        assert_eq!(socket.code, Some(0), "{socket:#?}");
+    }
+}
+
+#[test]
 fn a_receiver_does_not_start_with_a_mistake_in_its_file() {
     let config = Config::new("directory = \"/tmp\"\nslot-mode = \"x\"\n");
     // Not even where the command line overrides it.

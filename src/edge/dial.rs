@@ -14,14 +14,12 @@ use tokio::time::timeout;
 use crate::edge::authentication::Outcome;
 use crate::edge::connection::Connection;
 use crate::edge::conninfo::Conninfo;
+use crate::edge::encryption::{Begun, Encryption};
 use crate::edge::hosts::{Host, Target};
 use crate::edge::password::{Password, PasswordPrompt};
 use crate::edge::socket::{Address, Socket};
 use crate::edge::target_session::TargetSession;
-use crate::edge::tls::handshake::{self, Answer, Peer};
-use crate::edge::tls::settings::{SslMode, TlsSettings};
 use crate::error::{Error, Result, system_text};
-use crate::ring::tls::Session;
 
 /// SQLSTATE invalid_password.
 const INVALID_PASSWORD: &str = "28P01";
@@ -239,7 +237,11 @@ async fn connect_with(
     if let (Some(required), Address::Unix(_)) = (&info.require_peer, address) {
         check_peer(&socket, required).map_err(Failure::Stop)?;
     }
-    let (tls, peer) = encryption.begin(&mut socket, info, host).await?.unzip();
+    let begun = encryption.begin(&mut socket, &info.tls, host).await;
+    let (tls, peer) = match begun.map_err(Failure::Stop)? {
+        Begun::As(encrypted) => encrypted.unzip(),
+        Begun::Refused(error) => return Err(Failure::TryOtherwise(error)),
+    };
     // In plain after all: there is no other way to try.
     let refused = match (encryption, &tls) {
         (Encryption::IfOffered, None) => Failure::Stop,
@@ -298,55 +300,6 @@ fn check_peer(socket: &Socket, required: &str) -> Result<()> {
         "requirepeer specifies \"{required}\", but actual peer user name is \"{}\"",
         user.name
     )))
-}
-
-/// A connection with encryption or without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Encryption {
-    Plain,
-    /// In plain if the server has no TLS.
-    IfOffered,
-    /// The server is asked, and has to have it.
-    Demanded,
-    /// The server is not asked.
-    Direct,
-}
-
-impl Encryption {
-    /// What `sslmode` allows, in the order to try. Nobody listens on a Unix socket: there it is never encrypted.
-    fn allowed(tls: &TlsSettings, address: &Address) -> Vec<Encryption> {
-        match (tls.mode, address) {
-            (SslMode::Disable, _) | (_, Address::Unix(_)) => vec![Encryption::Plain],
-            (SslMode::Allow, _) => vec![Encryption::Plain, Encryption::Demanded],
-            (SslMode::Prefer, _) => vec![Encryption::IfOffered, Encryption::Plain],
-            _ if tls.direct => vec![Encryption::Direct],
-            _ => vec![Encryption::Demanded],
-        }
-    }
-
-    /// Encrypts the connection, if it is to be.
-    async fn begin(
-        self,
-        socket: &mut Socket,
-        info: &Conninfo,
-        host: &Host,
-    ) -> Attempted<Option<(Box<Session>, Peer)>> {
-        if self == Encryption::Plain {
-            return Ok(None);
-        }
-        let asks = self != Encryption::Direct;
-        if asks && handshake::request(socket).await.map_err(Failure::Stop)? == Answer::Unwilling {
-            return match self {
-                Encryption::IfOffered => Ok(None),
-                _ => {
-                    let message = "server does not support SSL, but SSL was required";
-                    Err(Failure::TryOtherwise(Error::connection(message)))
-                }
-            };
-        }
-        let encrypted = handshake::shake_hands(socket, &info.tls, host).await;
-        encrypted.map(Some).map_err(Failure::TryOtherwise)
-    }
 }
 
 /// What was attempted, as libpq says it.

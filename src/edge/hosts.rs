@@ -109,7 +109,7 @@ pub fn put_last(hosts: &mut [Host], host: &Host) {
 
 /// Whether `load_balance_hosts` asks for a random order; fails with libpq's message for a value that it does not know.
 pub fn load_balance(settings: &Settings) -> Result<bool> {
-    match settings.value("load_balance_hosts") {
+    match settings.given("load_balance_hosts") {
         None | Some("disable") => Ok(false),
         Some("random") => Ok(true),
         Some(other) => Err(Error::usage(format!(

@@ -16,6 +16,7 @@ pub mod dial;
 pub mod directory;
 pub mod display;
 pub mod durable_method;
+mod encryption;
 pub mod exposure;
 pub mod full_disk;
 pub mod histogram_log;

@@ -32,7 +32,7 @@ pub enum TargetSession {
 impl TargetSession {
     /// What the settings demand. Fails with libpq's message for a value that is none.
     pub fn of(settings: &Settings) -> Result<TargetSession> {
-        Ok(match settings.value(KEYWORD) {
+        Ok(match settings.given(KEYWORD) {
             None | Some("any") => TargetSession::Any,
             Some("read-write") => TargetSession::ReadWrite,
             Some("read-only") => TargetSession::ReadOnly,

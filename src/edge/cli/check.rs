@@ -18,7 +18,10 @@ use super::{
 use crate::edge::config::is_settable;
 use crate::edge::conninfo::{self, Conninfo};
 use crate::edge::connstring::{ConnectionString, Pairs};
+use crate::edge::hosts::Target;
 use crate::edge::settings::{self, Settings};
+use crate::edge::tls::files;
+use crate::edge::tls::settings::SslMode;
 use crate::edge::{overlay, savings, slot_watch};
 use crate::error::{Error, Result, printable, system_text};
 
@@ -35,8 +38,8 @@ Options:
   -V, --version          output version information, then exit
   -?, --help             show this help, then exit
 
-Looked at are the file, the environment, the options here and the directory; nothing is connected
-to or changed. What counts is printed as such a file, each value with where it comes from;
+Looked at are the file, the environment, the options here, the directory, certificates and keys;
+nothing is connected to or changed. What counts is printed as such a file, each value with where it comes from;
 passwords are not shown.
 
 Exit codes: 0 nothing is wrong, 1 something is, a line each on standard error.
@@ -137,7 +140,8 @@ fn mistakes(called: &Invocation, layers: &Layers, env: Environment<'_>) -> Vec<E
         check_compression(&layers.on_the_command_line.compress),
         check_directory(arguments).and_then(|()| check_writable(arguments)),
         check_baseline(arguments),
-        Conninfo::resolve(&options.explicit(), env).map(drop),
+        settings::check_environment(std::env::vars_os()),
+        Conninfo::resolve(&options.explicit(), env).and_then(|info| check_certificates(&info)),
         watched.map_or(Ok(()), |text| {
             slot_watch::settings(&text, &options, env).map(drop)
         }),
@@ -158,6 +162,15 @@ fn check_writable(arguments: &Arguments) -> Result<()> {
             path.display()
         ))
     })
+}
+
+/// Whether the files for TLS can be read, where it may be used; with `prefer` a mistake in them would lead to plain text.
+fn check_certificates(info: &Conninfo) -> Result<()> {
+    let is_remote = info.hosts.iter().any(|host| host.target != Target::Socket);
+    match is_remote && info.tls.mode != SslMode::Disable {
+        true => files::check(&info.tls),
+        false => Ok(()),
+    }
 }
 
 fn check_baseline(arguments: &Arguments) -> Result<()> {

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::sign::CertifiedKey;
@@ -29,6 +29,12 @@ pub fn trust(tls: &TlsSettings) -> Result<Option<Trust>> {
     };
     let lists = revocation_lists(tls)?;
     Trust::new(certificates, lists).map(Some)
+}
+
+/// Whether all that a handshake needs can be read.
+pub fn check(tls: &TlsSettings) -> Result<()> {
+    trust(tls)?;
+    identity(tls, &ring::default_provider()).map(drop)
 }
 
 fn roots_of_system() -> Result<Vec<CertificateDer<'static>>> {

@@ -1,0 +1,101 @@
+//! Which connections to one address `sslmode` allows, with encryption or without, and how each begins.
+//!
+//! Source: PQconnectPoll and init_allowed_encryption_methods of PostgreSQL's libpq.
+
+use crate::edge::hosts::Host;
+use crate::edge::socket::{Address, Socket};
+use crate::edge::tls::handshake::{self, Answer, Peer};
+use crate::edge::tls::settings::{SslMode, TlsSettings};
+use crate::error::{Error, Result};
+use crate::ring::tls::Session;
+
+/// The records of an encrypted connection, and what is known of its server.
+pub(super) type Encrypted = (Box<Session>, Peer);
+
+/// How the way into an encrypted connection ended.
+pub(super) enum Begun {
+    /// As it was to.
+    As(Option<Encrypted>),
+    /// Without; another way may be tried.
+    Refused(Error),
+}
+
+/// A connection with encryption or without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encryption {
+    Plain,
+    /// In plain if the server has no TLS.
+    IfOffered,
+    /// The server is asked, and has to have it.
+    Demanded,
+    /// The server is not asked.
+    Direct,
+}
+
+impl Encryption {
+    /// What `sslmode` allows, in the order to try. Nobody listens on a Unix socket: there it is never encrypted.
+    pub(super) fn allowed(tls: &TlsSettings, address: &Address) -> Vec<Encryption> {
+        match (tls.mode, address) {
+            (SslMode::Disable, _) | (_, Address::Unix(_)) => vec![Encryption::Plain],
+            (SslMode::Allow, _) => vec![Encryption::Plain, Encryption::Demanded],
+            (SslMode::Prefer, _) => vec![Encryption::IfOffered, Encryption::Plain],
+            _ if tls.direct => vec![Encryption::Direct],
+            _ => vec![Encryption::Demanded],
+        }
+    }
+
+    /// Encrypts the connection, if it is to be. An error is one after which nothing else is to be tried.
+    pub(super) async fn begin(self, socket: &mut Socket, tls: &TlsSettings, host: &Host) -> Result<Begun> {
+        if self == Encryption::Plain {
+            return Ok(Begun::As(None));
+        }
+        let asks = self != Encryption::Direct;
+        if asks && handshake::request(socket).await? == Answer::Unwilling {
+            return Ok(match self {
+                Encryption::IfOffered => Begun::As(None),
+                _ => Begun::Refused(Error::connection(
+                    "server does not support SSL, but SSL was required",
+                )),
+            });
+        }
+        Ok(match handshake::shake_hands(socket, tls, host).await {
+            Ok(encrypted) => Begun::As(Some(encrypted)),
+            Err(error) => Begun::Refused(error),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::settings::Settings;
+    use std::net::SocketAddr;
+
+    fn allowed(pairs: &[(&str, &str)], address: &Address) -> Vec<Encryption> {
+        let mut settings = Settings::default();
+        for (keyword, value) in pairs {
+            settings.set(keyword, value).unwrap();
+        }
+        Encryption::allowed(&TlsSettings::of(&settings, None).unwrap(), address)
+    }
+
+    #[test]
+    fn the_mode_says_what_is_tried_in_which_order() {
+        use Encryption::{Demanded, Direct, IfOffered, Plain};
+        let remote = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 5432)));
+        for (mode, expected) in [
+            ("disable", vec![Plain]),
+            ("allow", vec![Plain, Demanded]),
+            ("prefer", vec![IfOffered, Plain]),
+            ("require", vec![Demanded]),
+            ("verify-ca", vec![Demanded]),
+            ("verify-full", vec![Demanded]),
+        ] {
+            assert_eq!(allowed(&[("sslmode", mode)], &remote), expected, "{mode}");
+            let socket = Address::Unix("/tmp/.s.PGSQL.5432".to_owned());
+            assert_eq!(allowed(&[("sslmode", mode)], &socket), [Plain], "{mode}");
+        }
+        let direct = [("sslmode", "require"), ("sslnegotiation", "direct")];
+        assert_eq!(allowed(&direct, &remote), [Direct]);
+    }
+}
