@@ -266,6 +266,8 @@ pub fn said(stderr: &[String]) -> Vec<String> {
         .filter(|line| line.starts_with("connection to server"))
         .map(|line| in_common_words(line))
         .collect();
+    // walring says once what libpq says of both its tries, with TLS and without.
+    told.dedup();
     if told.is_empty() {
         told.extend(lines.first().map(|line| in_common_words(line)));
     }
