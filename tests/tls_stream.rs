@@ -52,7 +52,7 @@ fn load(server: &Server) -> Lsn {
 
 #[test]
 fn the_files_are_those_of_pg_receivewal() {
-    let installations = Installation::version(17)
+    let installations = Installation::version(13)
         .into_iter()
         .chain([Installation::standard()]);
     for installation in installations {
