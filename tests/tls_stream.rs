@@ -277,11 +277,8 @@ fn a_promotion_is_followed_on_the_same_connection() {
     }
 }
 
-#[test]
-fn commits_return_through_tls() {
-    let (server, archive) = (server_with_tls(), Archive::new());
-    let receiver = walring_to(server.port(), &archive, "");
-    wait_for_streaming(&server);
+fn wait_for_commits(server: &Server) {
+    wait_for_streaming(server);
     server.sql(&format!(
         "alter system set synchronous_standby_names = '{RECEIVER_NAME}'"
     ));
@@ -291,6 +288,41 @@ fn commits_return_through_tls() {
             .receiver_column("sync_state")
             .filter(|state| state == "sync")
     });
+}
+
+#[test]
+fn commits_whose_records_come_in_pieces_keep_the_connection() {
+    let (server, archive) = (server_with_tls(), Archive::new());
+    let relay = Relay::plain(server.port());
+    relay.set(
+        common::relay::Direction::Down,
+        Weather {
+            piece: 1400,
+            bytes_per_second: 4_000_000,
+            ..Weather::FAIR
+        },
+    );
+    let receiver = walring_to(relay.port(), &archive, "");
+    wait_for_commits(&server);
+    server.sql("create table t (text text)");
+    // Quick one after the other, so that the next is waited for in place where the disk is quick; each is a record of
+    // several pieces.
+    server.sql(
+        "do $$ begin for i in 1..300 loop \
+         insert into t select string_agg(md5(i::text || j::text), '') from generate_series(1, 100) j; commit; \
+         end loop; end $$",
+    );
+    let end = server.flush_lsn();
+    assert_eq!(relay.connections(), 1, "the connection was lost");
+    receiver.kill();
+    archive.assert_holds(&server, 1, end);
+}
+
+#[test]
+fn commits_return_through_tls() {
+    let (server, archive) = (server_with_tls(), Archive::new());
+    let receiver = walring_to(server.port(), &archive, "");
+    wait_for_commits(&server);
     server.sql("create table t (i int)");
     for i in 0..50 {
         server.sql(&format!("insert into t values ({i})"));

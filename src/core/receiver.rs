@@ -360,6 +360,11 @@ impl Receiver {
         self.framer.missing()
     }
 
+    /// Whether the read that is armed is being withdrawn.
+    pub fn is_cancelling(&self) -> bool {
+        self.cancelling
+    }
+
     /// Whether the stream is about to end.
     pub fn is_ending(&self) -> bool {
         self.ending.is_some()

@@ -273,6 +273,10 @@ async fn read_sealed(socket: &mut Socket, tls: &mut Session, unread: &mut BytesM
         if taken? > 0 {
             return Ok(true);
         }
+        // Its word that nothing follows is enough: the socket may stay open.
+        if tls.is_closed() {
+            return Ok(false);
+        }
         let mut sealed = tls.lend_memory();
         let read = socket.read(sealed.space()).await;
         sealed.arrived(*read.as_ref().unwrap_or(&0));

@@ -236,10 +236,10 @@ impl Link {
             sealed.arrived(read.map_or(0, |(count, _)| count));
             tls.return_memory(sealed);
             if read?.0 == 0 {
-                return Ok(0);
+                return self.failed.take().map_or(Ok(0), |error| Err(tls::as_io(error)));
             }
         }
-        self.open(target)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        self.open(target)?.ok_or_else(op::nothing_yet)
     }
 
     /// Whether bytes wait to be sent.

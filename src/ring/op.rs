@@ -211,7 +211,12 @@ pub fn cancel(socket: &Rc<OwnedFd>) -> InFlight<Rc<OwnedFd>> {
     submit(Rc::clone(socket), opcode::AsyncCancel2::new(builder).build())
 }
 
-/// Whether an operation of the socket was withdrawn, or interrupted by a signal: nothing is wrong.
+/// What a read says that brought nothing, and is not at an end.
+pub fn nothing_yet() -> io::Error {
+    io::Error::from_raw_os_error(libc::EAGAIN)
+}
+
+/// Whether an operation of the socket was withdrawn, brought nothing yet, or was interrupted by a signal: nothing is wrong.
 pub fn is_interruption(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -186,10 +186,10 @@ impl Session {
         self.sealed = Some(sealed);
     }
 
-    /// Whether something can be opened without reading more. A broken record counts: opening it tells.
+    /// Whether something can be opened without reading more. The end counts, and a broken record: opening them tells.
     pub fn has_more(&self) -> bool {
         let whole = |sealed: &Sealed| sealed.next_record().map_or(true, |record| record.is_some());
-        !self.plain.is_empty() || (!self.closed && self.sealed.as_ref().is_some_and(whole))
+        !self.plain.is_empty() || self.closed || self.sealed.as_ref().is_some_and(whole)
     }
 
     /// Whether the server has ended its side, properly.

@@ -15,6 +15,7 @@ use super::settings::TlsSettings;
 use crate::edge::hosts::{Host, Target};
 use crate::edge::settings::Settings;
 use crate::edge::socket::{Socket, Transport};
+use crate::edge::wire::Wire;
 use crate::error::Result;
 use crate::ring::tls::Session;
 
@@ -113,14 +114,18 @@ fn connected(
 }
 
 fn handshake(ours: UnixStream, tls: &TlsSettings) -> Result<(Box<Session>, Peer)> {
+    in_runtime(async {
+        let mut socket = Socket::from_blocking(ours.into(), Transport::Unix).unwrap();
+        shake_hands(&mut socket, tls, &host()).await
+    })
+}
+
+fn in_runtime<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async {
-        let mut socket = Socket::from_blocking(ours.into(), Transport::Unix).unwrap();
-        shake_hands(&mut socket, tls, &host()).await
-    })
+    runtime.block_on(work)
 }
 
 /// Our end of the socket, read in blocking calls.
@@ -281,7 +286,23 @@ fn the_server_ends_its_side_with_a_word_or_without() {
             assert!(socket.read(&mut session, 4096));
         }
     }
-    assert!(!session.has_more() && !socket.read(&mut session, 4096));
+    assert!(session.has_more(), "the end is there to be told");
+    assert_eq!(session.take(&mut [0; 10]).unwrap(), 0);
+}
+
+#[test]
+fn the_servers_word_is_its_end_although_the_socket_stays_open() {
+    let (session, _, socket, mut server) = connected(&TLS13, None);
+    server.send(b"Z\0\0\0\x05I");
+    server.tls.send_close_notify();
+    server.flush();
+    in_runtime(async {
+        let socket = Socket::from_blocking(socket.0.into(), Transport::Unix).unwrap();
+        let mut wire = Wire::new(socket, Some(session));
+        assert!(wire.receive().await.is_ok());
+        assert!(wire.receive_or_end().await.unwrap().is_none());
+    });
+    drop(server);
 }
 
 #[test]
