@@ -52,6 +52,9 @@ const LINGER: Duration = Duration::from_millis(10);
 /// Signals and background tasks are looked after at least so often while the thread does not sleep.
 const LONGEST_UNPARKED: Duration = Duration::from_millis(20);
 
+/// So long the server may take to read what was said last.
+const FAREWELL: Duration = Duration::from_millis(300);
+
 /// Receives one stream until it ends. An error is one of the disk's, after which nothing more may be
 /// acknowledged.
 pub async fn run(config: Config, segments: Segments, channel: Channel, shared: Shared<'_>) -> Result<Ended> {
@@ -79,6 +82,8 @@ pub async fn run(config: Config, segments: Segments, channel: Channel, shared: S
     };
     stream.load_prefix()?;
     let result = poll_fn(|cx| stream.turn(cx)).await;
+    let latest = stream.now() + FAREWELL;
+    poll_fn(|cx| stream.say_last(cx, latest)).await;
     poll_fn(|cx| stream.land(cx)).await;
     stream.shared.telemetry.disk.close();
     stream.publish();
@@ -462,6 +467,20 @@ impl Stream<'_> {
     }
 
     // ---- the end ----
+
+    /// Waits until all that was said has left, at most until then: a server may read nothing more.
+    fn say_last(&mut self, cx: &mut Context<'_>, latest: Duration) -> Poll<()> {
+        loop {
+            while self.link.poll_send(cx) {}
+            if !self.link.is_sending() || self.now() >= latest {
+                return Poll::Ready(());
+            }
+            let now = self.now();
+            if !self.timer.poll(cx, now, Some(latest)) {
+                return Poll::Pending;
+            }
+        }
+    }
 
     /// Waits until the kernel has given back every slot.
     fn land(&mut self, cx: &mut Context<'_>) -> Poll<()> {
