@@ -137,17 +137,22 @@ impl Receiving<'_> {
             server.identity.flushed,
             self.directory.path().display()
         );
-        Ok(match self.answer(is_in_recovery(connection)).await? {
-            true => Error::lacking(message)
-                .with_detail("It is a standby and may catch up. Until then nothing is received or changed."),
-            false => Error::directory(message)
-                .with_detail(
-                    "It is a primary, so it has lost what was received from it. Nothing was changed.",
-                )
-                .with_hint(
-                    "If it was restored from an earlier state, receive from it into another directory.",
-                ),
-        })
+        if self.answer(is_in_recovery(connection)).await? {
+            return Ok(Error::lacking(message).with_detail(
+                "It is a standby and may catch up. Until then nothing is received or changed.",
+            ));
+        }
+        // It may have been a standby when it was asked for its position; recovery ends with a new timeline.
+        let now = self.answer(connection.identify_system()).await?;
+        if now.timeline != server.identity.timeline {
+            return Ok(Error::lacking(message).with_detail(format!(
+                "It has been promoted to timeline {} since then. Nothing was changed.",
+                now.timeline
+            )));
+        }
+        Ok(Error::directory(message)
+            .with_detail("It is a primary, so it has lost what was received from it. Nothing was changed.")
+            .with_hint("If it was restored from an earlier state, receive from it into another directory."))
     }
 
     /// The stream showed that the server has another log.

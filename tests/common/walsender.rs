@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of WAL in a message, as servers send them when they have much.
 const PAYLOAD: usize = 128 << 10;
 
+/// Stands where the protocol's version does in a startup message.
+const SSL_REQUEST: u32 = 80_877_103;
+
 /// The parameters a server reports, as far as a receiver cares.
 const PARAMETERS: [(&str, &str); 2] = [("server_version", "15.18"), ("integer_datetimes", "on")];
 
@@ -116,6 +119,11 @@ impl Session {
         }
     }
 
+    /// Who the server says it is.
+    pub fn system_identifier(&self) -> String {
+        self.identity.system_identifier.clone()
+    }
+
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.socket.write_all(bytes)
@@ -130,10 +138,15 @@ impl Session {
         Ok(())
     }
 
-    /// Reads the startup message.
+    /// Reads the startup message; a client that asks for encryption first is told that there is none.
     pub fn startup(&mut self) -> io::Result<()> {
-        let length = self.number_of_bytes()?;
-        self.body(length).map(drop)
+        loop {
+            let length = self.number_of_bytes()?;
+            if self.body(length)? != SSL_REQUEST.to_be_bytes() {
+                return Ok(());
+            }
+            self.send(b"N")?;
+        }
     }
 
     /// Reads the startup message and lets the client in without a question.
