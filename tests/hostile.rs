@@ -408,7 +408,10 @@ fn rows_without_end_do_not_fill_memory() {
 fn a_server_that_never_reads_or_never_answers_is_left() {
     let steps: [fn(&mut Session) -> io::Result<()>; 4] = [
         |_| Ok(()),
-        |session| session.send(&authentication(0, b"")),
+        |session| {
+            session.startup()?;
+            session.send(&authentication(0, b""))
+        },
         |session| session.let_in(),
         |session| up_to(session, "START_REPLICATION"),
     ];
@@ -658,6 +661,11 @@ fn a_history_file_is_stored_under_its_own_name_only() {
             &format!("{name:?}"),
             &["unexpected history file name for timeline 2"],
         );
+        assert_eq!(meeting.names(), ["000000010000000000000003.partial"]);
+    }
+    for content in ["", "no history", "2\t0/302710\tno reason\n"] {
+        let meeting = streamed_to_its_end(end.clone(), rows(&[&["00000002.history", content]]));
+        meeting.assert_refused(content, &["server sent an invalid history of timeline 2"]);
         assert_eq!(meeting.names(), ["000000010000000000000003.partial"]);
     }
     let huge = announced(b'D', 1 << 30, b"\0\x02");

@@ -13,6 +13,9 @@ const BEHIND: &str = "the server is behind what is stored: its WAL ends at ";
 /// What a server wants that has larger segments than those it was configured for.
 const ANY_SEGMENT_SIZE: &str = "min_wal_size = 80MB\nmax_wal_size = 1GB\n";
 
+/// The history of the timeline that a promotion begins.
+const HISTORY: &str = "00000002.history";
+
 /// Is said where it has other WAL.
 const OTHER: &str = "the server's WAL is not what is stored, from ";
 
@@ -220,6 +223,83 @@ fn a_promoted_server_that_lacks_segments_is_followed_with_a_warning() {
         let now = archive.contents();
         assert!(held.iter().all(|file| now.contains(file)), "files were touched");
     }
+}
+
+/// Segments of timeline 1 reach further than those of timeline 2.
+#[test]
+fn what_was_left_behind_does_not_go_on_where_the_history_is_missing_or_damaged() {
+    let Past { server, archive, .. } = Past::received();
+    server.restart_as_standby();
+    server.promote();
+    let end = server.write_wal(100);
+    receive_until(&server, &archive, end);
+    let (name, history) = (HISTORY, archive.read(HISTORY));
+    // Damaged: the file is named, and nothing else happens.
+    for content in [&b""[..], &[0; 40]] {
+        archive.write(name, content);
+        let held = archive.contents();
+        let exit = walring(&server, &archive, &["--synchronous"]).finish();
+        assert_refused(&exit, &[archive.file(name).to_str().unwrap(), "is damaged: "]);
+        assert!(archive.contents() == held, "files were touched");
+    }
+    // Missing: the server knows, and what is stored goes on where it was.
+    std::fs::remove_file(archive.file(name)).unwrap();
+    let end = server.write_wal(1500);
+    let exit = receive_until(&server, &archive, end);
+    assert!(!exit.has_line_with(&["warning: "]), "{exit:#?}");
+    assert_eq!(archive.read(name), history);
+    archive.assert_holds(&server, 2, end);
+    // Nobody knows.
+    for path in [archive.file(name), server.data().join("pg_wal").join(name)] {
+        std::fs::remove_file(path).unwrap();
+    }
+    let held = archive.contents();
+    let exit = walring(&server, &archive, &["--synchronous"]).finish();
+    assert_refused(&exit, &[archive.file(name).to_str().unwrap(), "is missing, "]);
+    assert!(archive.contents() == held, "files were touched");
+}
+
+#[test]
+fn a_server_on_an_earlier_timeline_is_not_followed_where_the_history_is_missing() {
+    let Past { server, archive, .. } = Past::received();
+    let before = server.snapshot();
+    server.restart_as_standby();
+    server.promote();
+    receive_until(&server, &archive, server.write_wal(100));
+    std::fs::remove_file(archive.file(HISTORY)).unwrap();
+    server.stop_fast();
+    server.restore(&before.path().join("data"));
+    server.start_again();
+    server.write_wal(4000);
+    let held = archive.contents();
+    let exit = walring(&server, &archive, &["-n"]).finish();
+    exit.assert_error(&common::program::error(
+        "starting timeline 2 is not present in the server",
+    ));
+    assert!(archive.contents() == held, "files were touched");
+}
+
+#[test]
+fn another_timeline_of_the_same_number_is_refused_by_where_it_began() {
+    let Past { server, archive, .. } = Past::received();
+    let past = server.snapshot();
+    server.restart_as_standby();
+    server.promote();
+    receive_until(&server, &archive, server.write_wal(100));
+    std::fs::remove_file(archive.file(HISTORY)).unwrap();
+    server.stop_fast();
+    server.restore(&past.path().join("data"));
+    server.start_again();
+    server.write_wal(6000);
+    server.restart_as_standby();
+    server.promote();
+    let held = archive.contents();
+    let exit = walring(&server, &archive, &["--synchronous"]).finish();
+    assert_refused(
+        &exit,
+        &["timeline 2 of the server is not the timeline 2 that is stored"],
+    );
+    assert!(archive.contents() == held, "files were touched");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Promotions: the new timeline is followed, and its history kept.
 mod common;
 
+use common::process::Exit;
 use common::receiver::{streaming, wait_for_streaming};
 use common::wait::until;
 use common::{Archive, Lsn, Server, walring};
@@ -132,6 +133,34 @@ fn several_promotions_are_followed_up_to_a_timeline_with_a_letter() {
     );
 }
 
+/// A server was promoted and died before a segment of its timeline was received; another one takes its place.
+#[test]
+fn the_history_of_a_timeline_of_which_nothing_came_gives_way_to_the_servers() {
+    for other in ["1\t0/1500000\tno recovery target specified\n", "cut"] {
+        let (server, archive) = (Server::start(), Archive::new());
+        receive_until(&server, &archive, server.write_wal(100));
+        archive.write("00000002.history", other.as_bytes());
+        server.restart_as_standby();
+        server.promote();
+        let end = server.write_wal(1500);
+        let receiver = walring(&server, &archive, &["--synchronous"]);
+        server.wait_flushed(end);
+        let exit = receiver.stop();
+        let words = [
+            "warning: \"00000002.history\" is not",
+            "renamed to \"00000002.history.other\"",
+        ];
+        assert!(exit.has_line_with(&words), "{exit:#?}");
+        assert_history(&server, &archive, 2);
+        assert_eq!(archive.read("00000002.history.other"), other.as_bytes());
+        archive.assert_holds(&server, 2, end);
+        // It was said once and for all.
+        let end = server.write_wal(100);
+        let exit = receive_until(&server, &archive, end);
+        assert!(!exit.has_line_with(&["warning: "]), "{exit:#?}");
+    }
+}
+
 /// The history file is the server's own, byte for byte.
 #[track_caller]
 fn assert_history(server: &Server, archive: &Archive, timeline: u32) {
@@ -154,8 +183,8 @@ fn switch_point(server: &Server, timeline: u32) -> Lsn {
         .expect("an LSN")
 }
 
-fn receive_until(server: &Server, archive: &Archive, end: Lsn) {
+fn receive_until(server: &Server, archive: &Archive, end: Lsn) -> Exit {
     let receiver = walring(server, archive, &["--synchronous"]);
     server.wait_flushed(end);
-    receiver.stop();
+    receiver.stop()
 }

@@ -9,15 +9,16 @@ use std::os::unix::fs::FileExt;
 
 use tracing::{debug, warn};
 
-use super::ancestry::{check_ancestors, parse_history};
+use super::ancestry::{check_ancestors, check_unwritten, earlier};
 use super::connection::Connection;
+use super::history;
 use super::session::{Receiving, Server};
 use super::target_session::is_in_recovery;
 use crate::core::history::History;
 use crate::core::lsn::{Lsn, Timeline};
 use crate::core::resume::{self, Resumed};
 use crate::core::standing::{Standing, standing};
-use crate::core::start::{Case, Position, SegmentFile, StartPlan};
+use crate::core::start::{Case, Position, SegmentFile, Stage, StartPlan};
 use crate::core::wal::decoder::Decoder;
 use crate::error::{Error, Result};
 
@@ -80,6 +81,7 @@ impl Receiving<'_> {
                         lsn: at,
                         timeline: next,
                     };
+                    check_unwritten(&self.directory, files, fork, Stage::Partial, server.segment_size)?;
                     // Once, not with each attempt to follow.
                     if self.told_fork.replace(fork) != Some(fork) {
                         warn_of_fork(stored, fork);
@@ -120,14 +122,17 @@ impl Receiving<'_> {
         })
     }
 
-    async fn server_history(&self, connection: &mut Connection, server: &Server) -> Result<History> {
+    pub(super) async fn server_history(
+        &self,
+        connection: &mut Connection,
+        server: &Server,
+    ) -> Result<History> {
         let timeline = server.identity.timeline;
         if timeline == Timeline(1) {
             return Ok(History::without_ancestors(timeline));
         }
         let history = self.answer(connection.timeline_history(timeline)).await?;
-        parse_history(timeline, &history.content)
-            .ok_or_else(|| Error::protocol(format!("server sent an invalid history of timeline {timeline}")))
+        history::parse_answer(timeline, &history.content)
     }
 
     /// The server is on the same timeline and has less than is stored.
@@ -194,17 +199,6 @@ fn warn_of_fork(stored: Position, fork: Position) {
         fork.timeline,
         fork.lsn
     );
-}
-
-fn earlier(server: &Server, timeline: Timeline) -> Error {
-    let theirs = server.identity.timeline;
-    Error::lacking(format!(
-        "starting timeline {timeline} is not present in the server"
-    ))
-    .with_detail(format!(
-        "The server is on timeline {theirs}, which others have left for timeline {timeline}."
-    ))
-    .with_hint("Connect to a server that followed, or let this one follow.")
 }
 
 fn unrelated(server: &Server, timeline: Timeline) -> Error {

@@ -200,15 +200,16 @@ impl Directory {
         .with_hint("Receive from the server that this directory belongs to, or into another directory.")
     }
 
-    /// Renames a file to a name that no tool takes for WAL, never over another file, and returns that name.
-    pub fn set_aside(&self, name: &str) -> Result<String> {
-        let mut aside = format!("{name}.oversize");
+    /// Renames a file to a name that no tool takes for WAL, which says `why`, never over another file, and returns that
+    /// name.
+    pub fn set_aside(&self, name: &str, why: &str) -> Result<String> {
+        let mut aside = format!("{name}.{why}");
         // Looking first and renaming then is safe under the lock: nobody else makes such names.
         for number in 2.. {
             if !self.holds(&aside)? {
                 break;
             }
-            aside = format!("{name}.oversize.{number}");
+            aside = format!("{name}.{why}.{number}");
         }
         self.rename(name, &aside)?;
         self.sync()?;

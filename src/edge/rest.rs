@@ -33,7 +33,7 @@ impl Receiving<'_> {
             "receiving the WAL from {} to {end} (timeline {timeline}) again: the segment before is not here to check it",
             rest.position.lsn
         );
-        self.fetch_history(connection, timeline).await?;
+        self.fetch_history(connection, server, files, timeline).await?;
         for (from, until) in [(from, Until::Same), (rest, Until::Position(end))] {
             match self.stream(connection, server, files, from, until).await? {
                 Next::Command => {}

@@ -9,14 +9,13 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::advice::STREAM_ENDED;
-use super::ancestry::drop_left_behind;
+use super::ancestry::check_unwritten;
 use super::cli::{ReceiveOptions, SlotMode};
 use super::connection::Connection;
 use super::continuation::Continuation;
 use super::directory::Directory;
 use super::display::Display;
 use super::durable_method;
-use super::history;
 use super::hosts::Host;
 use super::observers::Observers;
 use super::patience::Patience;
@@ -26,7 +25,7 @@ use crate::core::demand::Durability;
 use crate::core::lsn::{Lsn, SegmentSize, Timeline};
 use crate::core::order::{Config, Ending};
 use crate::core::resume::{Left, next_timeline, preserve_end};
-use crate::core::start::{self, Facts, Position, SegmentFile, StartPlan};
+use crate::core::start::{self, Facts, Position, SegmentFile, Stage, StartPlan};
 use crate::core::telemetry::{Activity, Telemetry, Upstream};
 use crate::core::wal::Verify;
 use crate::core::wal::decoder::Expected;
@@ -160,7 +159,7 @@ impl Receiving<'_> {
         debug!("starting log streaming at {} (timeline {timeline})", from.end());
         loop {
             let timeline = from.position.timeline;
-            self.fetch_history(connection, timeline).await?;
+            self.fetch_history(connection, &server, &files, timeline).await?;
             if self.options.endpos.is_some_and(|endpos| endpos < from.end()) {
                 debug!("stopped log streaming at {} (timeline {timeline})", from.end());
                 return Ok(Outcome::Finished);
@@ -170,6 +169,13 @@ impl Receiving<'_> {
                 Next::Command | Next::Nothing => return Ok(Outcome::Finished),
             };
             debug!("switched to timeline {} at {}", next.timeline, next.lsn);
+            check_unwritten(
+                &self.directory,
+                &files,
+                next,
+                Stage::Complete,
+                server.segment_size,
+            )?;
             from = Continuation::fresh(&server, next);
         }
     }
@@ -249,7 +255,7 @@ impl Receiving<'_> {
             server.identity.system_identifier,
             server.segment_size,
         )?;
-        drop_left_behind(&self.directory, &mut files, server.segment_size)?;
+        self.drop_left_behind(connection, server, &mut files).await?;
         let plan = self.find_start(connection, server, &files).await?;
         files.retain(|file| !plan.set_aside.contains(&file.name(server.segment_size)));
         let from = self.go_on(connection, server, &files, &plan).await?;
@@ -273,7 +279,7 @@ impl Receiving<'_> {
             warn!("{warning}");
         }
         for name in &plan.set_aside {
-            let aside = self.directory.set_aside(name)?;
+            let aside = self.directory.set_aside(name, "oversize")?;
             warn!("\"{name}\" is longer than a segment and was renamed to \"{aside}\"");
         }
         self.directory.sync()?;
@@ -300,14 +306,6 @@ impl Receiving<'_> {
         };
         let timeline = slot.restart_timeline.unwrap_or(server.identity.timeline);
         Ok(slot.restart_lsn.map(|lsn| Position { lsn, timeline }))
-    }
-
-    pub(super) async fn fetch_history(&self, connection: &mut Connection, timeline: Timeline) -> Result<()> {
-        if history::is_known(&self.directory, timeline)? {
-            return Ok(());
-        }
-        let history = self.answer(connection.timeline_history(timeline)).await?;
-        history::store(&self.directory, timeline, &history.file_name, &history.content)
     }
 
     /// Streams one timeline, or a part of it.

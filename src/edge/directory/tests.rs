@@ -157,14 +157,17 @@ fn a_file_set_aside_keeps_its_bytes_and_never_replaces_another() {
     let name = format!("{SEGMENT}.partial");
     for (content, aside) in [("a", "oversize"), ("b", "oversize.2"), ("c", "oversize.3")] {
         fs::write(temporary.path().join(&name), content).unwrap();
-        assert_eq!(directory.set_aside(&name).unwrap(), format!("{name}.{aside}"));
+        assert_eq!(
+            directory.set_aside(&name, "oversize").unwrap(),
+            format!("{name}.{aside}")
+        );
         let kept = temporary.path().join(format!("{name}.{aside}"));
         assert_eq!(fs::read_to_string(kept).unwrap(), content);
     }
     assert!(directory.scan(size()).unwrap().is_empty());
     assert!(
         directory
-            .set_aside(&name)
+            .set_aside(&name, "oversize")
             .unwrap_err()
             .to_string()
             .ends_with("No such file or directory")
