@@ -5,9 +5,10 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use common::process::{Exit, succeeds, wrap};
-use common::server::free_port;
+use common::relay::Relay;
+use common::server::{RECEIVER_NAME, free_port};
 use common::wait::until;
-use common::{Archive, Installation, Process, Server, ServerOptions, program};
+use common::{Archive, Installation, Process, Server, ServerOptions, program, walring};
 
 const SIX: [&str; 6] = [
     "any",
@@ -148,6 +149,36 @@ fn the_next_address_of_a_host_is_tried_unless_the_server_has_answered() {
         "{expected:#?}"
     );
     assert_eq!(group.messages_of(&names, &string), 1);
+}
+
+#[test]
+fn an_address_without_what_is_stored_is_tried_after_the_other_one_of_its_host() {
+    let Some(names) = Names::probe() else {
+        return common::skip::skip("a host with two addresses: no name can be made up here");
+    };
+    let (primary, archive) = (Server::start(), Archive::new());
+    let standby = primary.standby();
+    standby.sql("alter system set primary_conninfo = ''");
+    standby.restart();
+    let receiver = walring(&primary, &archive, &["--synchronous"]);
+    primary.wait_flushed(primary.write_wal(2500));
+    receiver.stop();
+    let first = Relay::plain_at("127.0.0.1:0", standby.port());
+    let second = Relay::plain_at(&format!("127.0.0.2:{}", first.port()), primary.port());
+    let mut command = program::receive();
+    command
+        .args(["--synchronous", "-w", "-d"])
+        .arg(format!("host=twofold port={} user=postgres", first.port()))
+        .arg("-D")
+        .arg(archive.path())
+        .env("PGAPPNAME", RECEIVER_NAME);
+    let receiver = Process::spawn(names.wrap(&command));
+    receiver.wait_for_line("the server is behind what is stored");
+    let end = primary.write_wal(100);
+    primary.wait_flushed(end);
+    assert!(second.connections() > 0);
+    receiver.stop();
+    archive.assert_holds(&primary, 1, end);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! [`Connection::open`] is in the module `dial`, the replication commands are in `replication`.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -15,7 +16,7 @@ use crate::edge::authentication::{Credentials, Outcome, authenticate};
 use crate::edge::conninfo::Conninfo;
 use crate::edge::hosts::Host;
 use crate::edge::password::Password;
-use crate::edge::socket::Socket;
+use crate::edge::socket::{Address, Socket};
 use crate::edge::tls::handshake::Peer;
 use crate::edge::wire::{Incoming, LONGEST, Wire, hung_up};
 use crate::error::{Error, Result, printable};
@@ -61,6 +62,7 @@ pub struct Connection {
     parameters: HashMap<String, String>,
     version: u32,
     host: Option<Host>,
+    address: Option<SocketAddr>,
 }
 
 impl Connection {
@@ -71,13 +73,18 @@ impl Connection {
             parameters: HashMap::new(),
             version: 0,
             host: None,
+            address: None,
         }
     }
 
-    /// The same connection, which leads to `host`.
-    pub(crate) fn leading_to(self, host: Host) -> Connection {
+    /// The same connection, which leads to `host`, by this address of it.
+    pub(crate) fn leading_to(self, host: Host, address: &Address) -> Connection {
         Connection {
             host: Some(host),
+            address: match address {
+                Address::Tcp(address) => Some(*address),
+                Address::Unix(_) => None,
+            },
             ..self
         }
     }
@@ -85,6 +92,11 @@ impl Connection {
     /// Which of the hosts it leads to.
     pub fn host(&self) -> Option<&Host> {
         self.host.as_ref()
+    }
+
+    /// By which of that host's addresses; a socket has none.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
     }
 
     /// The server's version as a number, 150018 for 15.18.

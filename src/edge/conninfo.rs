@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::unistd::{User, geteuid};
 
 use crate::edge::connstring::{self, ConnectionString};
-use crate::edge::hosts::{self, Host};
+use crate::edge::hosts::{self, Host, Lacking};
 use crate::edge::passfile::{self, Wanted};
 use crate::edge::password::Password;
 use crate::edge::refusals;
@@ -63,6 +63,8 @@ pub struct Conninfo {
     pub target_session: TargetSession,
     /// Whether hosts, and the addresses of each, are tried in random order.
     pub load_balance: bool,
+    /// Which addresses of a host are tried after its others.
+    pub lacking: Lacking,
     /// How long one address may take to connect and log in, if that is said; `Duration::MAX` is for ever.
     pub connect_timeout: Option<Duration>,
     /// How long that may take where `connect_timeout` says nothing: a server that falls silent while it
@@ -100,6 +102,7 @@ impl Conninfo {
             startup: startup_parameters(&settings, env, &user, &database),
             target_session: TargetSession::of(&settings)?,
             load_balance: hosts::load_balance(&settings)?,
+            lacking: Lacking::default(),
             connect_timeout: connect_timeout(&settings)?,
             patience: None,
             tcp: tcp_options(&settings)?,

@@ -107,6 +107,7 @@ async fn try_host(
     if info.load_balance {
         fastrand::shuffle(&mut addresses);
     }
+    info.lacking.put_last(&mut addresses);
     for address in &addresses {
         match try_address(info, host, address, wanted, typed).await {
             Ok(attempt) => return Ok(Some(attempt)),
@@ -264,7 +265,7 @@ async fn connect_with(
         Err(error) => return Err(refusal(error, passfile.flatten(), refused)),
     }
     match connection.begin().await {
-        Ok(()) => Ok(Attempt::Open(connection.leading_to(host.clone()))),
+        Ok(()) => Ok(Attempt::Open(connection.leading_to(host.clone(), address))),
         Err(error) => Err(refusal(error, None, Failure::Stop)),
     }
 }

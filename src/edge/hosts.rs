@@ -3,10 +3,11 @@
 //! An address or a port that cannot be one is refused at once. libpq says so only when its turn comes, which is on the day
 //! of the failover.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use crate::edge::settings::{Settings, parse_integer};
+use crate::edge::socket::Address;
 use crate::error::{Error, Result};
 
 /// PostgreSQL's compiled-in port.
@@ -104,6 +105,27 @@ pub fn resolve(settings: &Settings) -> Result<Vec<Host>> {
 pub fn put_last(hosts: &mut [Host], host: &Host) {
     if let Some(at) = hosts.iter().position(|other| other == host) {
         hosts[at..].rotate_left(1);
+    }
+}
+
+/// The addresses at which a server was found without what is stored; where a host has several, another one of them may
+/// lead to a server that has it.
+#[derive(Debug, Clone, Default)]
+pub struct Lacking(Vec<SocketAddr>);
+
+impl Lacking {
+    /// The server at this address has not what is stored. It was the last to say so.
+    pub fn note(&mut self, address: SocketAddr) {
+        self.0.retain(|other| *other != address);
+        self.0.push(address);
+    }
+
+    /// Moves such addresses behind the others, the last of them to the end.
+    pub fn put_last(&self, addresses: &mut [Address]) {
+        addresses.sort_by_key(|address| match address {
+            Address::Tcp(address) => self.0.iter().position(|other| other == address),
+            Address::Unix(_) => None,
+        });
     }
 }
 
@@ -239,6 +261,24 @@ mod tests {
         assert_eq!(hosts, [b.clone(), c.clone(), a.clone()]);
         put_last(&mut hosts, &c);
         assert_eq!(hosts, [b, a, c]);
+    }
+
+    #[test]
+    fn an_address_that_lacks_what_is_stored_is_tried_after_the_others() {
+        let [a, b, c] = [1, 2, 3].map(|last| SocketAddr::from(([127, 0, 0, last], 5432)));
+        let mut lacking = Lacking::default();
+        let order = |lacking: &Lacking| {
+            let mut addresses = [a, b, c].map(Address::Tcp);
+            lacking.put_last(&mut addresses);
+            addresses.map(|address| match address {
+                Address::Tcp(address) => address,
+                Address::Unix(path) => panic!("{path}"),
+            })
+        };
+        for (lacks, expected) in [(a, [b, c, a]), (b, [c, a, b]), (c, [a, b, c]), (a, [b, c, a])] {
+            lacking.note(lacks);
+            assert_eq!(order(&lacking), expected);
+        }
     }
 
     #[test]

@@ -90,6 +90,7 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
         stop: stop.clone(),
         system_identifier: None,
         host: None,
+        address: None,
         told_fork: None,
         synced: false,
         left: None,
@@ -147,11 +148,11 @@ async fn keep_receiving(
         if !error.is_retryable() {
             return Err(error);
         }
-        if let Some(host) = receiving.host.as_ref().filter(|_| error.is_of_lacking_server()) {
-            hosts::put_last(&mut order.hosts, host);
+        if error.is_of_lacking_server() {
+            try_others_first(receiving, &mut order);
         }
         if receiving.received_bytes > before {
-            (wait, order.hosts) = (Duration::ZERO, info.hosts.clone());
+            (wait, order) = (Duration::ZERO, info.clone());
             complaints.forget();
         }
         // A stream in which nothing was written is lost like any other.
@@ -169,6 +170,16 @@ async fn keep_receiving(
             return Ok(());
         }
         wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
+    }
+}
+
+/// The server has not what is stored: other hosts, and other addresses of this one, are tried before it.
+fn try_others_first(receiving: &Receiving<'_>, order: &mut Conninfo) {
+    if let Some(host) = &receiving.host {
+        hosts::put_last(&mut order.hosts, host);
+    }
+    if let Some(address) = receiving.address {
+        order.lacking.note(address);
     }
 }
 
@@ -239,6 +250,7 @@ async fn attempt(
         receiving.telemetry.reconnects.increment();
     }
     note_host(receiving, connection.host());
+    receiving.address = connection.address();
     receiving.telemetry.set_upstream(Upstream {
         server_version: connection
             .parameter("server_version")

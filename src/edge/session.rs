@@ -2,6 +2,7 @@
 //! as it takes.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ pub struct Receiving<'a> {
     pub stop: Stop,
     /// Where the last connection led.
     pub host: Option<Host>,
+    /// By which of its addresses.
+    pub address: Option<SocketAddr>,
     /// The server of the first connection: another one under the same address is refused.
     pub system_identifier: Option<u64>,
     /// Where a new primary went on without all that is stored, once that was said.

@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ pub struct Relay {
 
 /// What the threads of a relay share. The pairs are of the two directions.
 struct Link {
-    target: u16,
+    target: AtomicU16,
     weather: [Mutex<Weather>; 2],
     connections: AtomicU64,
     /// The connections up to this one, counted from one, carry nothing any more.
@@ -111,6 +111,16 @@ impl Relay {
     /// Relays everything, until told otherwise.
     pub fn plain(target: u16) -> Relay {
         Relay::start(Link::to(target))
+    }
+
+    /// The same on an address of its own.
+    pub fn plain_at(address: &str, target: u16) -> Relay {
+        Relay::start_at(address, Link::to(target))
+    }
+
+    /// From now on connections lead to another local port; those that there are stay.
+    pub fn turn_to(&self, target: u16) {
+        self.link.target.store(target, Ordering::SeqCst);
     }
 
     /// The first connection falls silent in both directions when the client sends this text, which the server never
@@ -193,7 +203,11 @@ impl Relay {
     }
 
     fn start(link: Link) -> Relay {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind a port");
+        Relay::start_at("127.0.0.1:0", link)
+    }
+
+    fn start_at(address: &str, link: Link) -> Relay {
+        let listener = TcpListener::bind(address).expect("bind a port");
         let port = listener.local_addr().expect("a bound port").port();
         let link = Arc::new(link);
         let shared = Arc::clone(&link);
@@ -219,7 +233,7 @@ impl Drop for Relay {
 impl Link {
     fn to(target: u16) -> Link {
         Link {
-            target,
+            target: AtomicU16::new(target),
             weather: DIRECTIONS.map(|_| Mutex::new(Weather::FAIR)),
             connections: AtomicU64::new(0),
             silent: DIRECTIONS.map(|_| AtomicU64::new(0)),
@@ -350,7 +364,7 @@ impl Lane {
 }
 
 fn connect(link: &Arc<Link>, number: u64, client: TcpStream) {
-    let Ok(server) = TcpStream::connect(("127.0.0.1", link.target)) else {
+    let Ok(server) = TcpStream::connect(("127.0.0.1", link.target.load(Ordering::SeqCst))) else {
         return;
     };
     for socket in [&client, &server] {
