@@ -418,6 +418,41 @@ fn the_watch_asks_the_server_that_the_stream_comes_from() {
     assert!(!exit.has_line_with(&["warning: "]), "{exit:#?}");
 }
 
+/// One address, behind which another server stands after a failover; the old one lives on.
+#[test]
+fn the_watch_follows_the_stream_to_another_server_behind_the_same_address() {
+    let (primary, archive) = (Server::start(), Archive::new());
+    let standby = primary.standby();
+    let relay = Relay::plain(primary.port());
+    for server in [&primary, &standby] {
+        server.sql("select pg_create_physical_replication_slot('s1')");
+    }
+    let mut command = program::receive();
+    command
+        .arg("-D")
+        .arg(archive.path())
+        .args(["-h", "127.0.0.1", "-p", &relay.port().to_string()])
+        .args(["-U", "postgres", "--slot=s1", "--slot-watch=same"])
+        .env("PGAPPNAME", RECEIVER_NAME);
+    let receiver = Process::spawn(command);
+    let watchers = |server: &Server| {
+        server.sql(
+            "select count(*) from pg_stat_activity where application_name = 'receiver' and backend_type = 'client backend'",
+        )
+    };
+    until("the slot is watched", || {
+        (watchers(&primary) == "1").then_some(())
+    });
+    relay.turn_to(standby.port());
+    standby.promote();
+    primary.sql("select pg_terminate_backend(active_pid) from pg_replication_slots");
+    wait_for_streaming(&standby);
+    until("the slot is watched where the stream comes from", || {
+        (watchers(&standby) == "1" && watchers(&primary) == "0").then_some(())
+    });
+    receiver.stop();
+}
+
 #[test]
 fn a_password_of_the_watch_is_hidden_from_the_list_of_processes() {
     let (server, archive) = (Server::start(), Archive::new());

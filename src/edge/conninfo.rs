@@ -5,13 +5,14 @@
 //! value says nothing; in a service file and in the environment it stands, as with libpq. Source: `GetConnection` of
 //! PostgreSQL's pg_receivewal, and libpq.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::unistd::{User, geteuid};
 
 use crate::edge::connstring::{self, ConnectionString};
-use crate::edge::hosts::{self, Host, Lacking};
+use crate::edge::hosts::{self, Host, Lacking, Target};
 use crate::edge::passfile::{self, Wanted};
 use crate::edge::password::Password;
 use crate::edge::refusals;
@@ -123,11 +124,18 @@ impl Conninfo {
         self
     }
 
-    /// The same with only one of the hosts, if it is one of them.
-    pub fn only_to(mut self, name: &str, port: u16) -> Conninfo {
-        let is_meant = |host: &Host| host.name == name && host.port == port;
-        if self.hosts.iter().any(is_meant) {
-            self.hosts.retain(is_meant);
+    /// The same with only one of the hosts, if it is one of them, and only one of its addresses, if it was reached by one.
+    pub fn only_to(mut self, name: &str, port: u16, address: Option<SocketAddr>) -> Conninfo {
+        let meant = self
+            .hosts
+            .iter()
+            .find(|host| host.name == name && host.port == port);
+        if let Some(mut host) = meant.cloned() {
+            // The zone of a link-local address has no place there.
+            if let Some(address) = address.filter(|address| zone(address) == 0) {
+                host.target = Target::Address(address.ip());
+            }
+            self.hosts = vec![host];
         }
         self
     }
@@ -145,6 +153,13 @@ impl Conninfo {
             user: &self.user,
         };
         Some((passfile::look_up(path, &wanted)?, Some(path.clone())))
+    }
+}
+
+fn zone(address: &SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(address) => address.scope_id(),
     }
 }
 

@@ -5,6 +5,7 @@
 //! notice.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,12 +142,17 @@ impl SlotWatch {
     /// Asks once, on the connection there is, or on a new one.
     async fn look(&self, line: &mut Option<Line>) -> Result<Option<SlotState>> {
         let upstream = self.telemetry.upstream();
-        let place = self.follows_stream.then_some((upstream.host, upstream.port));
+        let place = self.follows_stream.then(|| Place {
+            host: upstream.host,
+            port: upstream.port,
+            address: upstream.address,
+            reconnects: self.telemetry.reconnects.value(),
+        });
         let mut current = match line.take().filter(|line| line.place == place) {
             Some(line) => line,
             None => {
                 let info = match &place {
-                    Some((host, port)) => self.info.clone().only_to(host, *port),
+                    Some(place) => self.info.clone().only_to(&place.host, place.port, place.address),
                     None => self.info.clone(),
                 };
                 let connection = Connection::open(&info, &mut PasswordPrompt::new(PromptMode::Never)).await?;
@@ -162,8 +168,18 @@ impl SlotWatch {
 /// An open connection.
 struct Line {
     /// Where the stream came from when it was opened.
-    place: Option<(String, u16)>,
+    place: Option<Place>,
     connection: Connection,
+}
+
+/// Where the stream comes from.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    host: String,
+    port: u16,
+    address: Option<SocketAddr>,
+    /// Behind one address there may be another server after a failover.
+    reconnects: u64,
 }
 
 /// What was said already.
@@ -233,6 +249,7 @@ impl Teller {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::hosts::Target;
 
     fn resolved(text: &str, stream: &str) -> Conninfo {
         let options = ConnectionOptions {
@@ -266,6 +283,22 @@ mod tests {
         let info = resolved("user=v dbname=y", "host=a user=u");
         assert_eq!((info.hosts[0].name.as_str(), info.user.as_str()), ("a", "v"));
         assert_eq!(startup(&info, "database").as_deref(), Some("y"));
+    }
+
+    #[test]
+    fn of_several_addresses_it_asks_the_one_that_the_stream_comes_from() {
+        let info = resolved("same", "host=pg,pg,other hostaddr=::1,127.0.0.1,127.0.0.2");
+        let only = |address: &str| {
+            let address: SocketAddr = address.parse().unwrap();
+            info.clone().only_to("pg", 1, Some(address)).hosts
+        };
+        for address in ["127.0.0.1:1", "[::1]:1"] {
+            let hosts = only(address);
+            let ip = address.parse::<SocketAddr>().unwrap().ip();
+            assert_eq!((hosts.len(), hosts[0].name.as_str()), (1, "pg"));
+            assert_eq!(hosts[0].target, Target::Address(ip));
+        }
+        assert_eq!(info.clone().only_to("pg", 2, None).hosts.len(), 3);
     }
 
     #[test]
