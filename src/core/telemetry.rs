@@ -3,7 +3,6 @@
 //! The data path never waits for a reader: gauges are atomics, and measured values go through a
 //! buffer that is emptied when the histograms are free.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -139,8 +138,8 @@ pub struct Upstream {
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// The address that it was reached by; a socket has none.
-    pub address: Option<SocketAddr>,
+    /// The address and port that it was reached by; a socket has none.
+    pub address: Option<String>,
     /// Its `server_version`.
     pub server_version: String,
     /// Its system identifier; zero before it is known.

@@ -256,7 +256,7 @@ async fn attempt(
             .parameter("server_version")
             .unwrap_or_default()
             .to_owned(),
-        address: connection.address(),
+        address: connection.address().map(|address| address.to_string()),
         ..connection.host().map(upstream).unwrap_or_default()
     });
     let outcome = receiving.run(&mut connection).await;

@@ -5,7 +5,6 @@
 //! notice.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,7 +151,7 @@ impl SlotWatch {
             Some(line) => line,
             None => {
                 let info = match &place {
-                    Some(place) => self.info.clone().only_to(&place.host, place.port, place.address),
+                    Some(place) => place.only(&self.info),
                     None => self.info.clone(),
                 };
                 let connection = Connection::open(&info, &mut PasswordPrompt::new(PromptMode::Never)).await?;
@@ -177,9 +176,17 @@ struct Line {
 struct Place {
     host: String,
     port: u16,
-    address: Option<SocketAddr>,
+    address: Option<String>,
     /// Behind one address there may be another server after a failover.
     reconnects: u64,
+}
+
+impl Place {
+    /// The settings of a connection to there.
+    fn only(&self, info: &Conninfo) -> Conninfo {
+        let address = self.address.as_ref().and_then(|address| address.parse().ok());
+        info.clone().only_to(&self.host, self.port, address)
+    }
 }
 
 /// What was said already.
@@ -289,12 +296,17 @@ mod tests {
     fn of_several_addresses_it_asks_the_one_that_the_stream_comes_from() {
         let info = resolved("same", "host=pg,pg,other hostaddr=::1,127.0.0.1,127.0.0.2");
         let only = |address: &str| {
-            let address: SocketAddr = address.parse().unwrap();
-            info.clone().only_to("pg", 1, Some(address)).hosts
+            let place = Place {
+                host: "pg".to_owned(),
+                port: 1,
+                address: Some(address.to_owned()),
+                reconnects: 0,
+            };
+            place.only(&info).hosts
         };
         for address in ["127.0.0.1:1", "[::1]:1"] {
             let hosts = only(address);
-            let ip = address.parse::<SocketAddr>().unwrap().ip();
+            let ip = address.parse::<std::net::SocketAddr>().unwrap().ip();
             assert_eq!((hosts.len(), hosts[0].name.as_str()), (1, "pg"));
             assert_eq!(hosts[0].target, Target::Address(ip));
         }
