@@ -15,7 +15,7 @@ use crate::error::printable;
 
 /// Fails, in libpq's words, if the certificate is for another host.
 pub fn check(certificate: &Certificate, host: &str) -> Result<(), String> {
-    let names = alternative_names(certificate);
+    let names = alternative_names(certificate)?;
     let address = address(host);
     let mut examined = Vec::new();
     let mut common_name_counts = true;
@@ -61,9 +61,12 @@ fn mismatch(examined: &[String], host: &str) -> String {
     format!("server certificate for \"{first}\"{others} does not match host name \"{host}\"")
 }
 
-fn alternative_names(certificate: &Certificate) -> Vec<GeneralName> {
+/// Names that cannot be read are not passed over: the common name counts only where there are none.
+fn alternative_names(certificate: &Certificate) -> Result<Vec<GeneralName>, String> {
     let found = certificate.tbs_certificate().get_extension::<SubjectAltName>();
-    found.ok().flatten().map_or(Vec::new(), |(_, names)| names.0)
+    let found =
+        found.map_err(|error| format!("could not read the names in the server's certificate: {error}"))?;
+    Ok(found.map_or(Vec::new(), |(_, names)| names.0))
 }
 
 /// The common name of the subject.
