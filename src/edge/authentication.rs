@@ -137,7 +137,8 @@ fn chosen_binding(
             let binding = scram::ChannelBinding::tls_server_end_point(end_point.clone());
             Ok((SCRAM_SHA_256_PLUS, binding))
         }
-        (None, true) if required => Err(Error::unsupported(
+        // "n" tells the server that we do not know of its offer: a server whose certificate was not checked could be anybody between it and us.
+        (None, true) if required || !peer.is_verified => Err(Error::unsupported(
             "could not determine server certificate signature algorithm",
         )),
         _ if required => Err(Error::unsupported(
@@ -146,7 +147,7 @@ fn chosen_binding(
         // Nothing is answered that was not offered.
         _ if !offered.contains(&SCRAM_SHA_256) => Err(no_mechanism(&offered)),
         // "y": the server will notice if somebody took its offer away on the way.
-        (Some(_), false) if wanted => Ok((SCRAM_SHA_256, scram::ChannelBinding::unrequested())),
+        (_, false) if wanted => Ok((SCRAM_SHA_256, scram::ChannelBinding::unrequested())),
         _ => Ok((SCRAM_SHA_256, scram::ChannelBinding::unsupported())),
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::edge::hosts::Host;
 use crate::edge::socket::{Address, Socket};
+use crate::edge::tls::files;
 use crate::edge::tls::handshake::{self, Answer, Peer};
 use crate::edge::tls::settings::{SslMode, TlsSettings};
 use crate::error::{Error, Result};
@@ -58,10 +59,14 @@ impl Encryption {
                 )),
             });
         }
-        Ok(match handshake::shake_hands(socket, tls, host).await {
-            Ok(encrypted) => Begun::As(Some(encrypted)),
-            Err(error) => Begun::Refused(error),
-        })
+        // libpq would go on without such a list: that walring does not must not lead to plain text.
+        let lists = files::revocation_lists(tls)?;
+        match handshake::shake_hands(socket, tls, host, lists).await {
+            Ok(encrypted) => Ok(Begun::As(Some(encrypted))),
+            // Nor must what walring alone does not do.
+            Err(error) if !error.is_retryable() => Err(error),
+            Err(error) => Ok(Begun::Refused(error)),
+        }
     }
 }
 

@@ -10,31 +10,35 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, pki_types};
+use x509_cert::der::Decode;
 
 use crate::edge::tls::key;
+use crate::edge::tls::revocation_list::RevocationList;
 use crate::edge::tls::settings::{CertMode, Named, Roots, SslMode, TlsSettings};
-use crate::edge::tls::verifier::Trust;
+use crate::edge::tls::trust::Trust;
 use crate::error::{Error, Result, system_text};
 
-/// Whom to trust; `None`: nobody is named, and the server is not checked.
+/// Whom to trust, with these lists; `None`: nobody is named, and the server is not checked.
 ///
 /// Fails if certificates have to be checked and there are no roots, and if what is there cannot be read.
-pub fn trust(tls: &TlsSettings) -> Result<Option<Trust>> {
+pub fn trust(
+    tls: &TlsSettings,
+    lists: Option<Vec<RevocationList>>,
+    provider: &CryptoProvider,
+) -> Result<Option<Trust>> {
     let certificates = match &tls.roots {
         Roots::System => Some(roots_of_system()?),
         Roots::File(named) => roots_in_file(named.as_ref(), tls.mode)?,
     };
-    let Some(certificates) = certificates else {
-        return Ok(None);
-    };
-    let lists = revocation_lists(tls)?;
-    Trust::new(certificates, lists).map(Some)
+    let algorithms = provider.signature_verification_algorithms;
+    Ok(certificates.map(|certificates| Trust::new(certificates, lists, algorithms)))
 }
 
 /// Whether all that a handshake needs can be read.
 pub fn check(tls: &TlsSettings) -> Result<()> {
-    trust(tls)?;
-    identity(tls, &ring::default_provider()).map(drop)
+    let provider = ring::default_provider();
+    trust(tls, revocation_lists(tls)?, &provider)?;
+    identity(tls, &provider).map(drop)
 }
 
 fn roots_of_system() -> Result<Vec<CertificateDer<'static>>> {
@@ -86,50 +90,63 @@ fn certificates(path: &Path) -> std::result::Result<Vec<CertificateDer<'static>>
     }
 }
 
-/// The lists of certificates that were withdrawn; `None`: nobody wants them checked.
-fn revocation_lists(tls: &TlsSettings) -> Result<Option<Vec<CertificateRevocationListDer<'static>>>> {
+/// The lists of certificates that were withdrawn; `None`: nobody wants them checked, or the server is not checked at all.
+///
+/// Fails for a list that is wanted and cannot be read. libpq goes on without.
+pub fn revocation_lists(tls: &TlsSettings) -> Result<Option<Vec<RevocationList>>> {
+    let roots = match &tls.roots {
+        Roots::System => None,
+        Roots::File(Some(named)) if fs::metadata(named.path()).is_ok() => Some(named.path()),
+        Roots::File(_) => return Ok(None),
+    };
     let mut lists = None;
     if let Some(named) = &tls.crl {
         match (fs::read(named.path()), named) {
             (Ok(bytes), named) => {
-                add_lists(&mut lists, named.path(), &bytes)?;
-                if lists.is_none() && !matches!(named, Named::ByDefault(_)) {
+                let found = lists_in(named.path(), &bytes)?;
+                if found.is_empty() && !matches!(named, Named::ByDefault(_)) {
                     return Err(unreadable_list(named.path(), "no certificate or crl found"));
                 }
+                lists = Some(found).filter(|found| !found.is_empty());
             }
             (Err(error), Named::ByDefault(_)) if is_missing(&error) => {}
-            // libpq goes on without; but somebody wanted it.
             (Err(error), _) => return Err(unreadable_list(named.path(), &system_text(&error))),
         }
     }
     if let Some(directory) = &tls.crl_directory {
-        let unreadable = |error: io::Error| unreadable_list(directory, &system_text(&error));
-        lists.get_or_insert_default();
-        for entry in fs::read_dir(directory).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            if path.is_file() {
-                let bytes = fs::read(&path).map_err(|error| unreadable_list(&path, &system_text(&error)))?;
-                add_lists(&mut lists, &path, &bytes)?;
-            }
-        }
+        add_directory(lists.get_or_insert_default(), directory)?;
+    }
+    // One beside the root certificates counts where lists are wanted.
+    if let (Some(lists), Some(path)) = (&mut lists, roots) {
+        // If it cannot be read, nor can the roots.
+        let bytes = fs::read(path).unwrap_or_default();
+        lists.extend(lists_in(path, &bytes)?);
     }
     Ok(lists)
+}
+
+fn add_directory(lists: &mut Vec<RevocationList>, directory: &Path) -> Result<()> {
+    let unreadable = |error: io::Error| unreadable_list(directory, &system_text(&error));
+    for entry in fs::read_dir(directory).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.is_file() {
+            let bytes = fs::read(&path).map_err(|error| unreadable_list(&path, &system_text(&error)))?;
+            lists.extend(lists_in(&path, &bytes)?);
+        }
+    }
+    Ok(())
 }
 
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-fn add_lists(
-    lists: &mut Option<Vec<CertificateRevocationListDer<'static>>>,
-    path: &Path,
-    bytes: &[u8],
-) -> Result<()> {
-    for list in CertificateRevocationListDer::pem_slice_iter(bytes) {
+fn lists_in(path: &Path, bytes: &[u8]) -> Result<Vec<RevocationList>> {
+    let lists = CertificateRevocationListDer::pem_slice_iter(bytes).map(|list| {
         let list = list.map_err(|error| unreadable_list(path, &error.to_string()))?;
-        lists.get_or_insert_default().push(list);
-    }
-    Ok(())
+        RevocationList::from_der(&list).map_err(|error| unreadable_list(path, &error.to_string()))
+    });
+    lists.collect()
 }
 
 fn unreadable_list(path: &Path, reason: &str) -> Error {

@@ -5,14 +5,19 @@
 //! be exchanged while walring runs.
 //!
 //! [`settings`] reads the connection options, [`files`] certificates and revocation lists, [`key`] the private key,
-//! [`verifier`] and [`names`] decide whether the server is the right one, [`handshake`] goes through it.
+//! [`verifier`] and [`names`] decide whether the server is the right one, with what `trust` has of roots, `purpose` knows of
+//! certificates and `revocation` of lists; [`handshake`] goes through it.
 
 pub mod files;
 pub mod handshake;
 pub mod key;
 pub mod names;
+mod purpose;
+mod revocation;
 mod revocation_list;
 pub mod settings;
+mod signature;
+mod trust;
 pub mod verifier;
 
 #[cfg(test)]

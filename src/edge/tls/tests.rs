@@ -116,7 +116,7 @@ fn connected(
 fn handshake(ours: UnixStream, tls: &TlsSettings) -> Result<(Box<Session>, Peer)> {
     in_runtime(async {
         let mut socket = Socket::from_blocking(ours.into(), Transport::Unix).unwrap();
-        shake_hands(&mut socket, tls, &host()).await
+        shake_hands(&mut socket, tls, &host(), None).await
     })
 }
 

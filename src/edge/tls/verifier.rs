@@ -1,80 +1,31 @@
 //! Whether the server's certificate is good: signed by somebody trusted, valid today, not withdrawn, for this host.
 //!
-//! webpki builds and checks the path. It refuses two kinds of certificate that OpenSSL accepts, and that PostgreSQL's
-//! documentation tells how to make: one of version 1, and one that signed itself and is its own root. These two are
-//! checked here, where one of the roots itself has signed them. So are revocation lists, of which webpki reads no version 1.
+//! webpki builds and checks the path. It takes a root for good whatever the root's certificate says, looks at no key
+//! usage, and compares no common name with what a constraint allows: OpenSSL does, and so it is done here
+//! ([`purpose`]), for every path that webpki finds. webpki refuses two kinds of certificate that OpenSSL accepts, and that
+//! PostgreSQL's documentation tells how to make: one of version 1, and one that signed itself and is its own root. These
+//! two are checked here, where one of the roots itself has signed them. So are revocation lists ([`revocation`]), of
+//! which webpki reads no version 1.
 //!
-//! Source: RFC 5280, sections 4.1, 4.2, 5.1 and 6.1; libpq for the rules; the words are OpenSSL's.
+//! Source: RFC 5280, sections 4.1, 4.2 and 6.1; libpq for the rules; the words are OpenSSL's.
 
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, ServerName, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime,
-};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, RawPublicKeyEntity, VerifiedPath};
 use x509_cert::Certificate;
-use x509_cert::der::oid::AssociatedOid;
-use x509_cert::der::oid::db::rfc5280::ID_KP_SERVER_AUTH;
+use x509_cert::certificate::Version;
 use x509_cert::der::{Decode, Encode};
-use x509_cert::ext::Extension;
-use x509_cert::ext::pkix::{
-    BasicConstraints, ExtendedKeyUsage, KeyUsage as CertificateKeyUsage, SubjectAltName,
-};
-use x509_cert::spki::AlgorithmIdentifierOwned;
-use x509_cert::time::Time;
 
 use super::names;
-use super::revocation_list::RevocationList;
-use crate::error::{Error, Result};
-
-/// A reason not to trust a certificate.
-type Verdict = std::result::Result<(), String>;
-
-/// Whom to trust, and what was withdrawn.
-pub struct Trust {
-    /// Certificates that signed themselves.
-    roots: Vec<CertificateDer<'static>>,
-    anchors: Vec<TrustAnchor<'static>>,
-    /// The others of the file: they lead to a root, and are none (as for OpenSSL).
-    others: Vec<CertificateDer<'static>>,
-    /// `None`: nobody asks.
-    lists: Option<Vec<RevocationList>>,
-}
-
-impl Trust {
-    /// Sorts certificates, and reads revocation lists. Fails for a list that is none.
-    pub fn new(
-        certificates: Vec<CertificateDer<'static>>,
-        lists: Option<Vec<CertificateRevocationListDer<'static>>>,
-    ) -> Result<Trust> {
-        let (roots, others): (Vec<_>, Vec<_>) = certificates.into_iter().partition(|der| {
-            let parsed = Certificate::from_der(der);
-            // What cannot be read here may be of use for webpki.
-            parsed.map_or(true, |it| {
-                it.tbs_certificate().issuer() == it.tbs_certificate().subject()
-            })
-        });
-        let anchor = |der: &CertificateDer<'static>| {
-            let anchor = webpki::anchor_from_trusted_cert(der).ok()?;
-            Some(anchor.to_owned())
-        };
-        let parsed = lists.map(|lists| lists.iter().map(|list| RevocationList::from_der(list)).collect());
-        let parsed: Option<std::result::Result<Vec<_>, _>> = parsed;
-        let lists = parsed.transpose().map_err(|error: x509_cert::der::Error| {
-            Error::connection(format!("could not read a certificate revocation list: {error}"))
-        })?;
-        Ok(Trust {
-            anchors: roots.iter().filter_map(anchor).collect(),
-            roots,
-            others,
-            lists,
-        })
-    }
-}
+use super::purpose::{self, Verdict};
+use super::revocation;
+use super::signature;
+use super::trust::{Root, Trust};
 
 /// Judges the server's certificate as the operator wants.
 pub struct Verifier {
@@ -103,13 +54,7 @@ impl Verifier {
 
     fn judge(&self, der: &CertificateDer<'_>, sent: &[CertificateDer<'_>], now: UnixTime) -> Verdict {
         if let Some(trust) = &self.trust {
-            let judged = match self.judge_path(trust, der, sent, now) {
-                Err(webpki::Error::UnsupportedCertVersion | webpki::Error::CaUsedAsEndEntity) => {
-                    self.judge_alone(trust, der, now)
-                }
-                Err(error) => Err(in_words_of_openssl(&error)),
-                Ok(path) => path,
-            };
+            let judged = judge_by_roots(trust, der, sent, now);
             judged.map_err(|reason| format!("SSL error: certificate verify failed: {reason}"))?;
         }
         match &self.host {
@@ -117,189 +62,149 @@ impl Verifier {
             None => Ok(()),
         }
     }
+}
 
-    /// The usual case. The inner result is that of the revocation lists.
-    fn judge_path(
-        &self,
-        trust: &Trust,
-        der: &CertificateDer<'_>,
-        sent: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> std::result::Result<Verdict, webpki::Error> {
-        let between: Vec<_> = sent.iter().chain(&trust.others).cloned().collect();
-        let certificate = EndEntityCert::try_from(der)?;
-        let usage = KeyUsage::server_auth();
-        let path = certificate.verify_for_usage(
-            self.algorithms.all,
-            &trust.anchors,
-            &between,
-            now,
-            usage,
-            None,
-            None,
-        )?;
-        Ok(self.check_path_against_lists(trust, &path, now))
-    }
-
-    /// A certificate that is one of the roots, or that one of them has signed.
-    fn judge_alone(&self, trust: &Trust, der: &CertificateDer<'_>, now: UnixTime) -> Verdict {
-        let certificate = parse(der)?;
-        check_dates(certificate.tbs_certificate().validity(), now)?;
-        check_purpose(&certificate)?;
-        let signed_by = |root: &&CertificateDer<'static>| {
-            let root = Certificate::from_der(root).ok()?;
-            let (root, tbs) = (root.tbs_certificate().clone(), certificate.tbs_certificate());
-            check_dates(root.validity(), now).ok()?;
-            let key = root.subject_public_key_info().to_der().ok()?;
-            let signature = certificate.signature().as_bytes()?;
-            let signed = root.subject() == tbs.issuer()
-                && self.is_signed(
-                    &key,
-                    certificate.signature_algorithm(),
-                    &tbs.to_der().ok()?,
-                    signature,
-                );
-            signed.then_some(key)
-        };
-        let is_root = trust.roots.iter().any(|root| root == der);
-        let key = match is_root {
-            true => certificate
-                .tbs_certificate()
-                .subject_public_key_info()
-                .to_der()
-                .ok(),
-            false => trust.roots.iter().find_map(|root| signed_by(&root)),
-        };
-        let Some(key) = key else {
-            return Err("unable to get local issuer certificate".to_owned());
-        };
-        self.check_against_lists(trust, &certificate, &key, now)
-    }
-
-    fn is_signed(&self, key: &[u8], by: &AlgorithmIdentifierOwned, message: &[u8], signature: &[u8]) -> bool {
-        let key = SubjectPublicKeyInfoDer::from(key);
-        let Ok(key) = RawPublicKeyEntity::try_from(&key) else {
-            return false;
-        };
-        // As a verification algorithm names it: without tag and length.
-        let Some(name) = by.to_der().ok().and_then(|der| Some(der.get(2..)?.to_vec())) else {
-            return false;
-        };
-        let usable = self
-            .algorithms
-            .all
-            .iter()
-            .filter(|algorithm| algorithm.signature_alg_id().as_ref() == name);
-        usable
-            .into_iter()
-            .any(|algorithm| key.verify_signature(*algorithm, message, signature).is_ok())
-    }
-
-    fn check_path_against_lists(&self, trust: &Trust, path: &VerifiedPath<'_>, now: UnixTime) -> Verdict {
-        if trust.lists.is_none() {
-            return Ok(());
+fn judge_by_roots(
+    trust: &Trust,
+    der: &CertificateDer<'_>,
+    sent: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Verdict {
+    let certificate = parse(der)?;
+    let chain = match judge_path(trust, der, sent, now) {
+        Ok(chain) => chain,
+        // Another certificate that the server sent may be what is not supported.
+        Err(Refusal::Unsupported(_)) if is_beyond_webpki(&certificate) => {
+            judge_alone(trust, der, certificate, now)?
         }
-        let end = path.end_entity();
-        let between: Vec<_> = path.intermediate_certificates().collect();
-        let mut keys: Vec<_> = between
-            .iter()
-            .map(|it| it.subject_public_key_info().to_vec())
-            .collect();
-        keys.push(webpki::spki_for_anchor(path.anchor()).to_vec());
-        let certificates = std::iter::once(end.der()).chain(between.iter().map(|it| it.der()));
-        certificates
-            .zip(keys)
-            .try_for_each(|(der, issuer)| self.check_against_lists(trust, &parse(&der)?, &issuer, now))
+        Err(Refusal::Unsupported(reason) | Refusal::Bad(reason)) => return Err(reason),
+    };
+    match &trust.lists {
+        Some(lists) => revocation::check_chain(lists, &trust.algorithms, &chain, now),
+        None => Ok(()),
     }
+}
 
-    /// Whether the list of a certificate's issuer has it. As with OpenSSL, every issuer has to have a list.
-    fn check_against_lists(
-        &self,
-        trust: &Trust,
-        certificate: &Certificate,
-        issuer: &[u8],
-        now: UnixTime,
-    ) -> Verdict {
-        let Some(lists) = &trust.lists else {
-            return Ok(());
-        };
-        let tbs = certificate.tbs_certificate();
-        let mut verdict = Err("unable to get certificate CRL".to_owned());
-        for list in lists
-            .iter()
-            .filter(|list| list.tbs_cert_list.issuer == *tbs.issuer())
-        {
-            verdict = self.check_list(list, issuer, now);
-            if verdict.is_ok() {
-                let mut revoked = list.tbs_cert_list.revoked_certificates.iter().flatten();
-                return match revoked.any(|entry| entry.serial_number == *tbs.serial_number()) {
-                    true => Err("certificate revoked".to_owned()),
-                    false => Ok(()),
-                };
+/// Whether it is one of those that webpki refuses, and OpenSSL does not.
+fn is_beyond_webpki(certificate: &Certificate) -> bool {
+    certificate.tbs_certificate().version() == Version::V1 || purpose::is_authority(certificate)
+}
+
+/// Why there is no path.
+enum Refusal {
+    Bad(String),
+    /// There is a kind of certificate that webpki does not take.
+    Unsupported(String),
+}
+
+/// The usual case. The certificates of the path, the root's is the last.
+fn judge_path(
+    trust: &Trust,
+    der: &CertificateDer<'_>,
+    sent: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> std::result::Result<Vec<Certificate>, Refusal> {
+    let between: Vec<_> = sent.iter().chain(&trust.others).cloned().collect();
+    let checked = RefCell::new(Err(String::new()));
+    // webpki goes on to another path if one is refused.
+    let check = |path: &VerifiedPath<'_>| {
+        let chain = check_path(trust, path, now);
+        let is_good = chain.is_ok();
+        *checked.borrow_mut() = chain;
+        is_good.then_some(()).ok_or(webpki::Error::UnknownIssuer)
+    };
+    let usage = KeyUsage::server_auth();
+    let (algorithms, anchors) = (trust.algorithms.all, &trust.anchors);
+    let found = EndEntityCert::try_from(der).and_then(|certificate| {
+        let path =
+            certificate.verify_for_usage(algorithms, anchors, &between, now, usage, None, Some(&check));
+        path.map(drop)
+    });
+    match (found, checked.into_inner()) {
+        (Ok(()), chain) => chain.map_err(Refusal::Bad),
+        (Err(_), Err(reason)) if !reason.is_empty() => Err(Refusal::Bad(reason)),
+        (Err(error), _) => Err(match error {
+            webpki::Error::UnsupportedCertVersion | webpki::Error::CaUsedAsEndEntity => {
+                Refusal::Unsupported(in_words_of_openssl(&error))
             }
-        }
-        verdict
+            _ => Refusal::Bad(in_words_of_openssl(&error)),
+        }),
     }
+}
 
-    /// Whether a list is its issuer's, of today, and of the kind that names all that was withdrawn.
-    fn check_list(&self, list: &RevocationList, issuer: &[u8], now: UnixTime) -> Verdict {
-        let (tbs, signature) = (&list.tbs_cert_list, list.signature.as_bytes().unwrap_or_default());
-        let message = tbs.to_der().map_err(|error| error.to_string())?;
-        if !self.is_signed(issuer, &list.signature_algorithm, &message, signature) {
-            return Err("CRL signature failure".to_owned());
-        }
-        if !has_come(tbs.this_update, now) {
-            return Err("CRL is not yet valid".to_owned());
-        }
-        if tbs.next_update.is_some_and(|next| has_come(next, now)) {
-            return Err("CRL has expired".to_owned());
-        }
-        let mut extensions = tbs.crl_extensions.iter().flatten();
-        match extensions.any(|extension| extension.critical) {
-            true => Err("unhandled critical CRL extension".to_owned()),
-            false => Ok(()),
+/// What webpki has not checked of a path; its certificates.
+fn check_path(
+    trust: &Trust,
+    path: &VerifiedPath<'_>,
+    now: UnixTime,
+) -> std::result::Result<Vec<Certificate>, String> {
+    let der = path.end_entity().der();
+    let certificate = parse(&der)?;
+    purpose::check_server(&certificate)?;
+    if trust.has(&der) {
+        // It has signed nothing but itself: it need not be an authority's.
+        return Ok(vec![certificate]);
+    }
+    let mut chain = vec![certificate];
+    for between in path.intermediate_certificates() {
+        chain.push(parse(&between.der())?);
+    }
+    let is_counted = |it: &&Certificate| it.tbs_certificate().issuer() != it.tbs_certificate().subject();
+    let counted = chain[1..].iter().filter(is_counted).count();
+    chain[1..]
+        .iter()
+        .try_for_each(purpose::check_signs_certificates)?;
+    let root = good_one(trust.roots_of(path.anchor()), counted, now)?;
+    chain.push(root.certificate.clone());
+    if chain[1..].iter().any(purpose::constrains_names) && purpose::is_named_by_subject(&chain[0])? {
+        return Err("permitted subtree violation".to_owned());
+    }
+    Ok(chain)
+}
+
+/// The first of the roots that may have signed, with so many certificates between.
+fn good_one<'a>(
+    roots: impl Iterator<Item = &'a Root>,
+    between: usize,
+    now: UnixTime,
+) -> std::result::Result<&'a Root, String> {
+    let mut reason = "unable to get local issuer certificate".to_owned();
+    for root in roots {
+        match purpose::check_root(&root.certificate, between, now) {
+            Ok(()) => return Ok(root),
+            Err(bad) => reason = bad,
         }
     }
+    Err(reason)
+}
+
+/// A certificate that is one of the roots, or that one of them has signed; with the root, if that is another one.
+fn judge_alone(
+    trust: &Trust,
+    der: &CertificateDer<'_>,
+    certificate: Certificate,
+    now: UnixTime,
+) -> std::result::Result<Vec<Certificate>, String> {
+    purpose::check_dates(certificate.tbs_certificate().validity(), now)?;
+    purpose::check_critical(&certificate)?;
+    purpose::check_server(&certificate)?;
+    if trust.has(der) {
+        return Ok(vec![certificate]);
+    }
+    let issuer = certificate.tbs_certificate().issuer();
+    let has_signed = |root: &&Root| {
+        root.anchor.is_some()
+            && root.certificate.tbs_certificate().subject() == issuer
+            // Nobody has compared its names with what the root allows.
+            && !purpose::constrains_names(&root.certificate)
+            && signature::is_of(&trust.algorithms, &root.certificate, &certificate, der) == Some(true)
+    };
+    let root = good_one(trust.roots.iter().filter(has_signed), 0, now)?;
+    Ok(vec![certificate, root.certificate.clone()])
 }
 
 fn parse(der: &CertificateDer<'_>) -> std::result::Result<Certificate, String> {
     Certificate::from_der(der).map_err(|error| format!("could not read the server's certificate: {error}"))
-}
-
-fn has_come(time: Time, now: UnixTime) -> bool {
-    time.to_unix_duration() <= Duration::from_secs(now.as_secs())
-}
-
-fn check_dates(validity: &x509_cert::time::Validity, now: UnixTime) -> Verdict {
-    if !has_come(validity.not_before, now) {
-        return Err("certificate is not yet valid".to_owned());
-    }
-    match has_come(validity.not_after, now) {
-        true => Err("certificate has expired".to_owned()),
-        false => Ok(()),
-    }
-}
-
-/// A certificate that says what it is for has to be for a server, and must say nothing that is not understood here.
-fn check_purpose(certificate: &Certificate) -> Verdict {
-    let known = [
-        BasicConstraints::OID,
-        CertificateKeyUsage::OID,
-        ExtendedKeyUsage::OID,
-        SubjectAltName::OID,
-    ];
-    let extensions = certificate.tbs_certificate().extensions();
-    let not_understood = |extension: &Extension| extension.critical && !known.contains(&extension.extn_id);
-    if extensions.is_some_and(|all| all.iter().any(not_understood)) {
-        return Err("unhandled critical extension".to_owned());
-    }
-    match certificate.tbs_certificate().get_extension::<ExtendedKeyUsage>() {
-        Ok(Some((_, usage))) if !usage.0.contains(&ID_KP_SERVER_AUTH) => {
-            Err("unsuitable certificate purpose".to_owned())
-        }
-        Ok(_) => Ok(()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 fn in_words_of_openssl(error: &webpki::Error) -> String {
