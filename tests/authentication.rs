@@ -110,6 +110,7 @@ fn channel_binding_knows_every_kind_of_certificate() {
         "server-localhost",
         "server-rsa",
         "server-documented",
+        "server-sha224",
         "server-sha384",
         "server-sha512",
         "server-p384",

@@ -165,6 +165,117 @@ fn chains_are_built_as_openssl_does() {
     comparison.finish();
 }
 
+/// Roots that say what they are for, or when, and the certificates that are to show what is made of it.
+const PECULIAR: [(&str, &[&str]); 19] = [
+    (
+        "root-no-authority",
+        &["server-of-root-no-authority", "root-no-authority"],
+    ),
+    ("root-silent", &["server-of-root-silent"]),
+    ("root-by-usage", &["server-of-root-by-usage"]),
+    ("root-other-usage", &["server-of-root-other-usage"]),
+    ("root-for-clients", &["server-of-root-for-clients"]),
+    ("root-for-servers", &["server-of-root-for-servers"]),
+    ("root-early", &["server-of-root-early"]),
+    ("root-expired", &["server-of-root-renewed"]),
+    ("root-renewed", &["server-of-root-renewed"]),
+    ("root-expired-and-renewed", &["server-of-root-renewed"]),
+    ("root-renewed-and-expired", &["server-of-root-renewed"]),
+    ("root-short", &["server-of-root-short", "server-below-short"]),
+    (
+        "root-constrained",
+        &[
+            "server-of-root-constrained",
+            "server-constrained-common-name",
+            "server-constrained-authority",
+            "server-constrained-by-root",
+        ],
+    ),
+    ("root-first-version", &["server-of-root-first-version"]),
+    ("root-rolled", &["server-of-root-rolled", "server-rolled-chain"]),
+    ("other-root", &["server-of-root-rolled", "server-rolled-chain"]),
+    (
+        "root",
+        &[
+            "server-below-other-usage",
+            "server-below-signer",
+            "server-below-first-version",
+            "server-unconstrained-common-name",
+        ],
+    ),
+    (
+        "root",
+        &[
+            "server-usage-digitalSignature",
+            "server-usage-keyEncipherment",
+            "server-usage-keyAgreement",
+            "server-usage-keyCertSign",
+            "server-usage-nonRepudiation",
+            "server-usage-authority",
+        ],
+    ),
+    ("root", &["server-old-client", "server-old-server"]),
+];
+
+#[test]
+fn what_certificates_say_of_themselves_is_heeded_as_openssl_does() {
+    let server = server_with_tls();
+    let mut comparison = comparison(&server);
+    let (mut accepted, mut refused) = (0, 0);
+    for (root, servers) in PECULIAR {
+        for certificate in servers {
+            present(&server, certificate);
+            let attempt = Attempt::with(verified("verify-ca", &format!("{root}.crt")));
+            match comparison.compare_as(certificate, &attempt).connected {
+                true => accepted += 1,
+                false => refused += 1,
+            }
+        }
+    }
+    assert!(
+        accepted >= 13 && refused >= 15,
+        "libpq accepts {accepted} and refuses {refused}"
+    );
+    comparison.finish();
+}
+
+#[test]
+fn names_that_cannot_be_read_do_not_lead_to_the_common_name() {
+    let server = server_with_tls();
+    let home = tempfile::tempdir().expect("create a directory");
+    for certificate in ["server-names-torn", "server-names-not-ascii"] {
+        present(&server, certificate);
+        let attempt = Attempt::with(verified("verify-full", "root.crt"));
+        for client in [Client::Walring, Client::Libpq(None)] {
+            let outcome = client.attempt(&server, home.path(), &attempt);
+            assert!(!outcome.connected, "{certificate} {client:?}: {outcome:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_is_beyond_walring_is_named() {
+    let server = server_with_tls();
+    let home = tempfile::tempdir().expect("create a directory");
+    present(&server, "server-p521");
+    let attempt = Attempt::with(verified("verify-full", "root.crt"));
+    let exit = Client::Walring.meet(server.port(), &attempt);
+    assert_ne!(exit.code, Some(0), "{:?}", exit.stderr);
+    let hint = exit.stderr.iter().find(|line| line.contains("hint: "));
+    assert!(
+        hint.is_some_and(|hint| hint.contains("P-384")),
+        "{:?}",
+        exit.stderr
+    );
+    // It is for the first flight alone.
+    present(&server, "server-other-name");
+    let outcome = Client::Walring.attempt(&server, home.path(), &attempt);
+    assert!(
+        !outcome.said.iter().any(|line| line.contains("P-384")),
+        "{outcome:#?}"
+    );
+}
+
 #[test]
 fn what_is_too_weak_is_refused() {
     // A server that itself thinks nothing of it: its OpenSSL is an older one.
@@ -254,6 +365,91 @@ fn a_list_that_is_wanted_and_is_none_is_never_passed_over() {
             outcome.said.iter().any(|line| line.contains("revocation list")),
             "{list}: {outcome:#?}"
         );
+    }
+}
+
+#[test]
+fn which_list_counts_is_as_with_openssl() {
+    let server = server_with_tls();
+    let mut comparison = comparison(&server);
+    let mut accepted = 0;
+    for (certificate, root, lists) in [
+        (
+            "server-of-root-listed",
+            "root-listed",
+            &["newest-last", "root-listed-part", "root-listed-critical_part"][..],
+        ),
+        (
+            "server-root-listed-revoked",
+            "root-listed",
+            &[
+                "newest-last",
+                "newest-first",
+                "root-listed-old",
+                "root-listed-part",
+                "part-and-old",
+            ],
+        ),
+        (
+            "server-root-listed-revoked",
+            "root-with-list",
+            &["root-listed-old"],
+        ),
+        ("server-of-root-listed", "root-with-list", &["root-listed-old"]),
+        ("server-of-root-no-lists", "root-no-lists", &["root-no-lists-new"]),
+        (
+            "server-of-root-retired",
+            "root-retired",
+            &["root-retired-new", "root-retired"],
+        ),
+    ] {
+        present(&server, certificate);
+        for list in lists {
+            let list = file(&format!("{list}.crl"));
+            let settings = format!("{} sslcrl={list}", verified("verify-ca", &format!("{root}.crt")));
+            let outcome = comparison.compare_as(certificate, &Attempt::with(settings));
+            accepted += u32::from(outcome.connected);
+        }
+        // Where no lists are wanted, none counts.
+        let settings = verified("verify-ca", &format!("{root}.crt"));
+        comparison.compare_as(certificate, &Attempt::with(settings).succeeds());
+    }
+    assert!((4..=6).contains(&accepted), "libpq accepts {accepted}");
+    comparison.finish();
+}
+
+#[test]
+fn a_list_of_changes_is_no_list() {
+    // libpq takes it for all that was withdrawn.
+    let server = server_with_tls();
+    let home = tempfile::tempdir().expect("create a directory");
+    present(&server, "server-of-root-listed");
+    let list = |name| {
+        format!(
+            "{} sslcrl={}",
+            verified("verify-ca", "root-listed.crt"),
+            file(name)
+        )
+    };
+    let connects = |name| {
+        let attempt = Attempt::with(list(name));
+        Client::Walring.attempt(&server, home.path(), &attempt).connected
+    };
+    assert!(connects("root-listed-old.crl"));
+    assert!(!connects("root-listed-change.crl"));
+}
+
+#[test]
+fn what_walring_alone_is_strict_about_never_leads_to_plain_text() {
+    let server = server_with_tls();
+    let home = tempfile::tempdir().expect("create a directory");
+    let key = format!("sslcert={} sslkey=engine:key", file("client-good.crt"));
+    let list = format!("sslcrl={}", file("torn.crl"));
+    for settings in [key, list] {
+        let root = file("root.crt");
+        let settings = format!("user=either sslmode=prefer sslrootcert={root} {settings}");
+        let outcome = Client::Walring.attempt(&server, home.path(), &Attempt::with(&settings));
+        assert!(!outcome.connected, "{settings}: {outcome:#?}");
     }
 }
 

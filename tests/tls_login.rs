@@ -19,8 +19,9 @@ struct Login {
     answers: Vec<String>,
 }
 
-/// The client meets a server that says this after the startup message, through TLS or not, and then listens.
-fn log_in(client: &Client, settings: &str, tls: bool, question: &[u8]) -> Login {
+/// The client meets a server that says this after the startup message, through TLS with this certificate or without TLS,
+/// and then listens.
+fn log_in(client: &Client, settings: &str, tls: Option<&'static str>, question: &[u8]) -> Login {
     let answers = Arc::new(Mutex::new(Vec::new()));
     let (heard, question) = (Arc::clone(&answers), question.to_vec());
     let script = move |session: &mut Session| -> io::Result<()> {
@@ -48,12 +49,16 @@ fn log_in(client: &Client, settings: &str, tls: bool, question: &[u8]) -> Login 
         segment_size: "1MB".to_owned(),
     };
     let plain = Walsender::start(identity, script).port();
-    let port = if tls {
-        terminate(plain, Manner::default())
-    } else {
-        plain
+    let (port, mode) = match tls {
+        Some(certificate) => {
+            let manner = Manner {
+                certificate,
+                ..Manner::default()
+            };
+            (terminate(plain, manner), "require")
+        }
+        None => (plain, "disable"),
     };
-    let mode = if tls { "require" } else { "disable" };
     let attempt = Attempt::with(format!(
         "user=walring password=unspeakable sslmode={mode} connect_timeout=2 {settings}"
     ));
@@ -108,10 +113,13 @@ const HONEST: [&str; 5] = [
     "either proof, the other way round",
 ];
 
+/// With TLS and without.
+const WAYS: [Option<&str>; 2] = [Some("server-localhost"), None];
+
 /// libpq and walring answer the same to every question.
 fn compare(settings: &str) {
     let mut differences = Vec::new();
-    for tls in [true, false] {
+    for tls in WAYS {
         for (what, question) in questions() {
             let theirs = log_in(&Client::newest_libpq(), settings, tls, &question);
             let ours = log_in(&Client::Walring, settings, tls, &question);
@@ -120,7 +128,7 @@ fn compare(settings: &str) {
             let same_words = !is_honest || theirs.said == ours.said;
             if theirs.connected != ours.connected || theirs.answers != ours.answers || !same_words {
                 differences.push(format!(
-                    "{what}, TLS {tls}\n  libpq:   {theirs:?}\n  walring: {ours:?}"
+                    "{what}, TLS {tls:?}\n  libpq:   {theirs:?}\n  walring: {ours:?}"
                 ));
             }
         }
@@ -160,7 +168,7 @@ fn what_is_required_is_required() {
 #[test]
 fn who_asks_for_too_little_or_too_much_is_told_nothing() {
     for settings in ["channel_binding=require", "require_auth=scram-sha-256"] {
-        for tls in [true, false] {
+        for tls in WAYS {
             for (what, question) in &questions()[..3] {
                 let login = log_in(&Client::Walring, settings, tls, question);
                 assert!(!login.connected, "{what}: {login:?}");
@@ -169,4 +177,40 @@ fn who_asks_for_too_little_or_too_much_is_told_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn without_a_hash_to_bind_to_nobody_can_take_the_offer_away_unnoticed() {
+    // Ed25519 names none: whoever shows such a certificate in the server's place would have a proof without a channel.
+    let tls = Some("server-self-ed25519");
+    let root = common::certificates::file("server-self-ed25519.crt");
+    let verified = format!("sslmode=verify-full sslrootcert={root}");
+    let questions = questions();
+    let question = |what| {
+        &questions
+            .iter()
+            .find(|(it, _)| *it == what)
+            .expect("a question")
+            .1
+    };
+    // What was not offered may have been taken away: the server hears that we know how to bind.
+    for settings in ["", &verified, "channel_binding=disable"] {
+        let theirs = log_in(&Client::Libpq(None), settings, tls, question("a proof"));
+        let ours = log_in(&Client::Walring, settings, tls, question("a proof"));
+        assert_eq!(ours.answers, theirs.answers, "{settings}");
+    }
+    // libpq begins and then fails. A server that is known may do without.
+    let required = format!("{verified} channel_binding=require");
+    for settings in ["", "channel_binding=require", &required] {
+        let ours = log_in(&Client::Walring, settings, tls, question("either proof"));
+        let reason = "could not determine server certificate signature algorithm";
+        assert!(ours.answers.is_empty(), "{settings}: {ours:?}");
+        assert!(
+            ours.said.iter().any(|line| line.contains(reason)),
+            "{settings}: {ours:?}"
+        );
+    }
+    let ours = log_in(&Client::Walring, &verified, tls, question("either proof"));
+    assert_eq!(ours.answers.len(), 1, "{ours:?}");
+    assert!(ours.answers[0].contains("n,,"), "{ours:?}");
 }

@@ -123,6 +123,7 @@ key server-weak RSA rsa_keygen_bits:1024
 for name in rsa ed25519 p384 p521 weak; do server server-$name localhost DNS:localhost; done
 server server-sha384 localhost DNS:localhost root -md sha384
 server server-sha512 localhost DNS:localhost root -md sha512
+server server-sha224 localhost DNS:localhost root -md sha224
 server server-sha1 localhost DNS:localhost root -md sha1
 server server-pss localhost DNS:localhost root -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:digest
 
@@ -155,11 +156,89 @@ cat server-localhost.crt >>server-of-server.crt
 key server-self-signed
 openssl req -x509 -new -key server-self-signed.key -days 3650 -subj "$(subject localhost)" \
     -addext subjectAltName=DNS:localhost -out server-self-signed.crt
+# Its signature names no hash.
+key server-self-ed25519 ED25519
+openssl req -x509 -new -key server-self-ed25519.key -days 3650 -subj "$(subject localhost)" \
+    -addext subjectAltName=DNS:localhost -out server-self-ed25519.crt
 # As Debian's own makes it.
 key server-snakeoil RSA rsa_keygen_bits:2048
 openssl req -x509 -new -key server-snakeoil.key -days 3650 -subj /CN=localhost \
     -config <(printf '%s\n' '[req]' 'distinguished_name = name' 'x509_extensions = leaf' '[name]' '[leaf]' \
         'basicConstraints = CA:FALSE' 'subjectAltName = DNS:localhost') -out server-snakeoil.crt
+
+# ---- roots and others that say what they are for ----
+# peculiar NAME EXTENSIONS [OPTIONS]: a root that says this of itself, and server-of-NAME, which it has signed.
+peculiar() {
+    [ -e "$1.key" ] || key "$1"
+    ledger "$1" "$((serial += 100))"
+    sign "$1" "$(subject "$1")" "$1" "$2" -selfsign "${@:3}"
+    server "server-of-$1" localhost DNS:localhost "$1"
+}
+serial=5000
+authority='basicConstraints = critical, CA:TRUE'
+peculiar root-no-authority 'basicConstraints = critical, CA:FALSE'
+peculiar root-silent 'subjectKeyIdentifier = hash'
+peculiar root-by-usage 'keyUsage = critical, keyCertSign'
+peculiar root-other-usage "$authority\nkeyUsage = critical, digitalSignature"
+peculiar root-for-clients "$authority\nextendedKeyUsage = clientAuth"
+peculiar root-for-servers "$authority\nextendedKeyUsage = serverAuth"
+peculiar root-early "$authority" -startdate 20900101000000Z -enddate 20910101000000Z
+peculiar root-renewed "$authority"
+cp root-renewed.crt renewed.crt
+sign root-renewed "$(subject root-renewed)" root-renewed "$authority" -selfsign -startdate 20200101000000Z \
+    -enddate 20210101000000Z
+mv root-renewed.crt root-expired.crt
+mv renewed.crt root-renewed.crt
+cat root-expired.crt root-renewed.crt >root-expired-and-renewed.crt
+cat root-renewed.crt root-expired.crt >root-renewed-and-expired.crt
+peculiar root-short 'basicConstraints = critical, CA:TRUE, pathlen:0'
+peculiar root-constrained "$authority\nnameConstraints = critical, permitted;DNS:constrained.test"
+server server-constrained-common-name db.example.test '' root-constrained
+server server-constrained-authority localhost $'DNS:localhost\nbasicConstraints = CA:TRUE' root-constrained
+server server-constrained-by-root localhost DNS:db.constrained.test root-constrained
+server server-unconstrained-common-name db.example.test '' constrained
+cat constrained.crt >>server-unconstrained-common-name.crt
+# Without extensions, which is version 1.
+key root-first-version
+openssl req -new -key root-first-version.key -subj "$(subject root-first-version)" -out root-first-version.csr
+openssl x509 -req -in root-first-version.csr -days 3650 -signkey root-first-version.key -out root-first-version.crt 2>/dev/null
+ledger root-first-version 5901
+server server-of-root-first-version localhost DNS:localhost root-first-version
+# The name of a root, whose new key the old one has signed.
+key root-rolled
+sign root-rolled "$(subject other-root)" other-root "$authority"
+ledger root-rolled 6001
+server server-of-root-rolled localhost DNS:localhost root-rolled
+cat server-of-root-rolled.crt root-rolled.crt >server-rolled-chain.crt
+cp server-of-root-rolled.key server-rolled-chain.key
+# below NAME ROOT EXTENSIONS: a server's certificate with one between it and the root.
+below() {
+    key "between-$1"
+    sign "between-$1" "$(subject "between-$1")" "$2" "$3"
+    ledger "between-$1" "$((serial += 100))"
+    server "server-$1" localhost DNS:localhost "between-$1"
+    cat "between-$1.crt" >>"server-$1.crt"
+}
+below below-short root-short "$authority"
+below below-other-usage root "$authority\nkeyUsage = critical, digitalSignature"
+below below-signer root "$authority\nkeyUsage = critical, keyCertSign"
+# Of version 1 between the two: no authority.
+key between-first-version
+openssl req -new -key between-first-version.key -subj "$(subject between-first-version)" -out between-first-version.csr
+openssl x509 -req -in between-first-version.csr -days 3650 -CA root.crt -CAkey root.key -set_serial 7002 \
+    -out between-first-version.crt 2>/dev/null
+ledger between-first-version 6101
+server server-below-first-version localhost DNS:localhost between-first-version
+cat between-first-version.crt >>server-below-first-version.crt
+for usage in digitalSignature keyEncipherment keyAgreement keyCertSign nonRepudiation; do
+    server server-usage-$usage localhost $'DNS:localhost\nkeyUsage = critical, '$usage
+done
+server server-usage-authority localhost $'DNS:localhost\nbasicConstraints = CA:TRUE\nkeyUsage = keyCertSign'
+server server-old-client localhost $'DNS:localhost\nnsCertType = client'
+server server-old-server localhost $'DNS:localhost\nnsCertType = server'
+# Names that cannot be read; the common name could.
+server server-names-torn localhost DER:30:0b:a3:02:30:00:82:05:6f:74:68:65:72
+server server-names-not-ascii localhost DER:30:10:82:07:c3:a9:2e:65:78:61:6d:82:05:6f:74:68:65:72
 
 # ---- clients ----
 key client-rsa RSA rsa_keygen_bits:2048
@@ -218,6 +297,37 @@ revoke intermediate root
 list root intermediate-revoked.crl
 cat intermediate-revoked.crl intermediate.crl >chain-intermediate-revoked.crl
 head -c 200 root.crl >torn.crl
+# listed NAME USAGE: a root, two servers, and lists of another time: server-NAME-revoked is in the newer one alone.
+listed() {
+    peculiar "$1" "$authority\nkeyUsage = critical, $2"
+    server "server-$1-revoked" localhost DNS:localhost "$1"
+    list "$1" "$1-old.crl" -crl_lastupdate 20260101000000Z -crl_nextupdate 20360101000000Z
+    revoke "server-$1-revoked" "$1"
+    list "$1" "$1-new.crl" -crl_lastupdate 20260201000000Z -crl_nextupdate 20360101000000Z
+}
+listed root-listed keyCertSign,cRLSign
+cat root-listed-old.crl root-listed-new.crl >newest-last.crl
+cat root-listed-new.crl root-listed-old.crl >newest-first.crl
+cat root-listed.crt root-listed-new.crl >root-with-list.crt
+listed root-no-lists keyCertSign
+cat >>root-listed.conf <<'EXTENSIONS'
+[part]
+issuingDistributionPoint = @point
+[critical_part]
+issuingDistributionPoint = critical, @point
+[point]
+onlyCA = TRUE
+[change]
+2.5.29.27 = DER:02:01:01
+EXTENSIONS
+for kind in part critical_part change; do
+    openssl ca -config root-listed.conf -gencrl -crlexts $kind -out root-listed-$kind.crl 2>/dev/null
+done
+cat root-listed-part.crl root-listed-old.crl >part-and-old.crl
+# One that has withdrawn itself.
+listed root-retired keyCertSign,cRLSign
+revoke root-retired root-retired
+list root-retired root-retired.crl -crl_lastupdate 20260301000000Z -crl_nextupdate 20360101000000Z
 # A list that somebody else has signed.
 sed 's/root.key/impostor.key/; s/root.crt/impostor.crt/' root.conf >forged.conf
 list forged forged.crl
