@@ -4,19 +4,21 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 
 use crate::error::{Error, Result};
 
-/// A password, never empty. Kept as bytes, for PostgreSQL does not demand any encoding of it.
+/// A password, never empty. Kept as bytes, for PostgreSQL does not demand any encoding of it. Its clones are one copy in
+/// memory.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Password(Vec<u8>);
+pub struct Password(Arc<[u8]>);
 
 impl Password {
     /// A password, unless it is empty: to PostgreSQL that is none.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Option<Password> {
-        Some(Password(bytes.into())).filter(|password| !password.0.is_empty())
+        Some(Password(bytes.into().into())).filter(|password| !password.0.is_empty())
     }
 
     /// The password itself.
