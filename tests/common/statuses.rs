@@ -4,6 +4,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::lsn::Lsn;
 
+/// Stands where the protocol's version does in a startup message. The server has no TLS, so the messages go on in plain.
+const SSL_REQUEST: [u8; 4] = [4, 210, 22, 47];
+
 /// A flush position that the receiver has sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Acknowledged {
@@ -18,7 +21,7 @@ pub struct Acknowledged {
 #[derive(Debug)]
 pub struct Statuses {
     connection: u64,
-    /// The startup message has no type, unlike all that follow.
+    /// The startup message has no type, unlike all that follow; nor has a request for encryption before it.
     started: bool,
     unread: Vec<u8>,
 }
@@ -49,7 +52,7 @@ impl Statuses {
             if self.started {
                 noted.extend(self.flush_position(&message));
             }
-            self.started = true;
+            self.started |= message[4..] != SSL_REQUEST;
         }
     }
 
