@@ -6,8 +6,10 @@
 //!
 //! [`settings`] reads the connection options, [`files`] certificates and revocation lists, [`key`] the private key,
 //! [`verifier`] and [`names`] decide whether the server is the right one, with what `trust` has of roots, `purpose` knows of
-//! certificates and `revocation` of lists; [`handshake`] goes through it.
+//! certificates and `revocation` of lists; [`handshake`] goes through it, and `binding` is what it
+//! leaves for the password.
 
+mod binding;
 pub mod files;
 pub mod handshake;
 pub mod key;
