@@ -45,6 +45,7 @@ pub mod savings;
 pub mod service;
 pub mod session;
 pub mod settings;
+mod slot;
 pub mod slot_state;
 pub mod slot_watch;
 pub mod socket;
