@@ -59,6 +59,13 @@ impl Directory {
         &self.path
     }
 
+    /// The open directory, once more.
+    pub fn descriptor(&self) -> Result<OwnedFd> {
+        self.fd
+            .try_clone()
+            .map_err(|error| cannot_open(&self.path, error))
+    }
+
     /// Checks that the path still leads to it: files are created and renamed by their paths.
     pub fn check_presence(&self) -> Result<()> {
         presence::check_directory(&self.path, &self.fd)

@@ -347,13 +347,14 @@ impl Receiving<'_> {
             decoder,
             ..
         } = from;
-        let mut segments = Segments::new(Place {
+        let place = Place {
             directory: self.directory.path().to_owned(),
             timeline: position.timeline,
             size: server.segment_size,
             mode: self.directory.file_mode().bits(),
             direct: !self.options.buffered,
-        })?;
+        };
+        let mut segments = Segments::new(place, self.directory.descriptor()?)?;
         self.telemetry.disk.asked();
         let left = segments.resume(position.lsn);
         self.telemetry.disk.answered();

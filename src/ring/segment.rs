@@ -172,14 +172,20 @@ pub struct Segments {
 pub type NameChange = JoinHandle<std::result::Result<(), Failed>>;
 
 impl Segments {
-    /// No file is open yet; spares that an earlier run left are removed.
-    pub fn new(place: Place) -> Result<Segments> {
-        let failed = |error: io::Error| {
-            let (path, reason) = (place.directory.display(), system_text(&error));
-            Error::of_disk(format!("could not open directory \"{path}\": {reason}"), &error)
-        };
-        let directory = std::fs::File::open(&place.directory).map_err(failed)?;
-        place.remove_left_spares().map_err(failed)?;
+    /// No file is open yet; spares that an earlier run left are removed. `directory` is the one that was opened when
+    /// the receiver started: another that came to the same name since is not written to.
+    pub fn new(place: Place, directory: impl Into<std::fs::File>) -> Result<Segments> {
+        let directory = directory.into();
+        presence::check_directory(&place.directory, &directory)?;
+        place.remove_left_spares().map_err(|error| {
+            // It may have gone just now, which is worth more than what that broke.
+            presence::check_directory(&place.directory, &directory)
+                .err()
+                .unwrap_or_else(|| {
+                    let (path, reason) = (place.directory.display(), system_text(&error));
+                    Error::of_disk(format!("could not open directory \"{path}\": {reason}"), &error)
+                })
+        })?;
         let place = Rc::new(place);
         let spare = Spare::new(Rc::clone(&place));
         let directory = Rc::new(File::from_std(directory));
@@ -405,20 +411,50 @@ mod tests {
     use super::*;
     use crate::ring::setup;
 
+    fn place(directory: &Path) -> Place {
+        Place {
+            directory: directory.to_owned(),
+            timeline: Timeline(1),
+            size: SegmentSize::new(1 << 20).unwrap(),
+            mode: 0o600,
+            direct: false,
+        }
+    }
+
+    fn open(directory: &Path) -> std::fs::File {
+        std::fs::File::open(directory).unwrap()
+    }
+
+    #[test]
+    fn a_directory_that_came_to_the_name_since_is_not_touched() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("wal");
+        std::fs::create_dir(&path).unwrap();
+        let directory = open(&path);
+        let told = || {
+            let again = Segments::new(place(&path), directory.try_clone().unwrap());
+            again.map(drop).map_err(|error| error.to_string())
+        };
+        setup::start().unwrap().block_on(async {
+            assert_eq!(told(), Ok(()));
+            std::fs::remove_dir(&path).unwrap();
+            assert!(told().unwrap_err().contains("was removed, renamed or unmounted"));
+            std::fs::create_dir(&path).unwrap();
+            let spare = path.join(format!("{PREFIX}1"));
+            std::fs::write(&spare, "").unwrap();
+            assert!(told().unwrap_err().contains("was replaced"));
+            assert!(spare.exists(), "another directory's file was removed");
+        });
+    }
+
     #[test]
     fn a_partial_is_missed_when_it_has_its_name_and_a_finished_segment_never() {
         let home = tempfile::tempdir().unwrap();
-        let size = SegmentSize::new(1 << 20).unwrap();
-        let place = Place {
-            directory: home.path().to_owned(),
-            timeline: Timeline(1),
-            size,
-            mode: 0o600,
-            direct: false,
-        };
+        let place = place(home.path());
+        let size = place.size;
         setup::start().unwrap().block_on(async {
             let mut slots = Slots::register(1, 4096).unwrap();
-            let mut segments = Segments::new(place).unwrap();
+            let mut segments = Segments::new(place, open(home.path())).unwrap();
             let segment = size.segment_of(Lsn(5 << 20));
             poll_fn(|cx| {
                 segments.poll(cx, Duration::ZERO, &mut slots, 0);
