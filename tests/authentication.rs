@@ -42,7 +42,6 @@ fn server() -> Server {
         server.sql(&create(role));
     }
     server.set_hba(RULES);
-    server.reload();
     server
 }
 

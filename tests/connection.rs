@@ -21,7 +21,6 @@ use walring::ring::contract::Channel;
 
 use common::Server;
 use common::server::free_port;
-use common::wait::until;
 
 const HBA: &str = "\
 local all         postgres           trust
@@ -57,12 +56,6 @@ fn with_roles() -> Server {
     let server = Server::start();
     server.sql(ROLES);
     server.set_hba(HBA);
-    until("the rules are loaded", || {
-        server
-            .log()
-            .contains("reloading configuration files")
-            .then_some(())
-    });
     server
 }
 

@@ -16,11 +16,5 @@ pub fn server_asking_for(password: &str) -> Server {
          host replication md5 127.0.0.1/32 md5\n\
          host replication scram 127.0.0.1/32 scram-sha-256\n",
     );
-    until("the rules are loaded", || {
-        server
-            .log()
-            .contains("reloading configuration files")
-            .then_some(())
-    });
     server
 }

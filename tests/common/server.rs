@@ -168,11 +168,11 @@ impl Server {
         append(&self.data().join("postgresql.conf"), lines);
     }
 
-    /// Replaces `pg_hba.conf`, at once if the server runs.
+    /// Replaces `pg_hba.conf`. If the server runs, connections made from now on meet what it says.
     pub fn set_hba(&self, lines: &str) {
         std::fs::write(self.data().join("pg_hba.conf"), lines).expect("write pg_hba.conf");
-        if let Some(pid) = self.postmaster_pid() {
-            kill_process(pid, Signal::HUP).expect("reload the server");
+        if self.postmaster_pid().is_some() {
+            self.reload();
         }
     }
 

@@ -41,7 +41,6 @@ pub fn server_without_tls() -> Server {
             .fold(ServerOptions::default(), ServerOptions::config),
     );
     server.set_hba(&RULES.replace("hostssl", "#hostssl"));
-    server.reload();
     server
 }
 
