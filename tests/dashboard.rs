@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use common::http::Http;
-use common::{Archive, Process, Server, receiver, walring};
+use common::{Archive, Process, Server, ServerOptions, receiver, walring};
 use prometheus_parse::{Scrape, Value};
 use promql_parser::label::Matchers;
 use promql_parser::parser::{self, Expr, VectorSelector};
@@ -223,7 +223,10 @@ struct Observed {
 
 impl Observed {
     fn start() -> Observed {
-        let server = Server::start();
+        // Without a limit the slot is safe for ever, and no metric says for how long.
+        let server = ServerOptions::default()
+            .config("max_slot_wal_keep_size = 1GB")
+            .start();
         let archive = Archive::new();
         server.sql("SELECT pg_create_physical_replication_slot('archive')");
         let baseline = archive.file(".baseline");
@@ -241,6 +244,7 @@ impl Observed {
         let arguments = [
             "--synchronous",
             "--slot=archive",
+            "--slot-watch=same",
             "--listen=127.0.0.1:0",
             &baseline,
         ];
@@ -262,6 +266,8 @@ impl Observed {
     fn page(&self) -> Page {
         let segments = "walring_segments_completed_total";
         self.http.wait_metric(segments, |count| count > 0.0);
+        self.http
+            .wait_metric("walring_slot_safe_wal_size_bytes", |bytes| bytes > 0.0);
         page(&self.http.get("/metrics").body)
     }
 }
