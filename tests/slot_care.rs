@@ -1,8 +1,10 @@
 //! The slot is looked after: made where it is missing, if that is wanted, and watched before the server gives it up.
 mod common;
 
+use std::fs;
 use std::process::Command;
 
+use common::process::wrap;
 use common::receiver::{aim, wait_for_streaming};
 use common::relay::{Direction, Relay, Weather};
 use common::server::RECEIVER_NAME;
@@ -336,17 +338,10 @@ fn a_danger_that_is_over_is_told_once() {
 #[test]
 fn a_watch_that_is_not_let_in_says_so_once_and_the_stream_goes_on() {
     let (server, archive) = (Server::start(), Archive::new());
-    let restrict = |lines: &str| {
-        let before = server.log().matches("reloading configuration files").count();
-        server.set_hba(lines);
-        until("the rules are loaded", || {
-            (server.log().matches("reloading configuration files").count() > before).then_some(())
-        });
-    };
     server.sql("create role watch login replication");
     server.sql("select pg_create_physical_replication_slot('s1')");
     let rules = "local all postgres trust\nlocal replication watch trust\n";
-    restrict(rules);
+    server.set_hba(rules);
     let mut command = aim(
         program::receive(),
         &server,
@@ -371,12 +366,45 @@ fn a_watch_that_is_not_let_in_says_so_once_and_the_stream_goes_on() {
     let attempts = || server.log().matches("no pg_hba.conf entry").count();
     let before = attempts();
     until("it tries twice more", || (attempts() >= before + 2).then_some(()));
-    restrict(&format!("{rules}local postgres watch trust\n"));
+    server.set_hba(&format!("{rules}local postgres watch trust\n"));
     receiver.wait_for_line("replication slot \"s1\" is looked after again");
     http.wait_metric("walring_slot_watch_up", |up| up == 1.0);
     let exit = receiver.stop();
     let said = exit.stderr.join("\n");
     assert_eq!(said.matches("could not look after").count(), 1, "{said}");
+}
+
+#[test]
+fn a_password_that_is_typed_in_for_the_stream_lets_the_watch_in_too() {
+    let (server, archive) = (Server::start(), Archive::new());
+    server.sql("create role watch login replication password 'Drossel'");
+    server.sql("select pg_create_physical_replication_slot('s1')");
+    let typed = archive.file(".typed");
+    fs::write(&typed, "Drossel\n").expect("write what is typed");
+    server.set_hba("local all postgres trust\nlocal replication,postgres watch scram-sha-256\n");
+    for (watch, is_let_in) in [
+        ("same", true),
+        ("password=Amsel", false),
+        ("dbname=postgres", true),
+    ] {
+        let watch = format!("--slot-watch={watch}");
+        let arguments = ["-W", "--slot=s1", "--synchronous", &watch, "--listen=127.0.0.1:0"];
+        let mut command = aim(program::receive(), &server, archive.path(), &arguments);
+        command.args(["-U", "watch"]);
+        // Without a terminal the standard input is asked.
+        let on_input = format!("exec setsid \"$0\" \"$@\" <{}", typed.display());
+        let receiver = Process::spawn(wrap(Command::new("sh"), &["-c", &on_input], &command));
+        if is_let_in {
+            Http::of(&receiver).wait_metric("walring_slot_watch_up", |up| up == 1.0);
+        } else {
+            let complaint = receiver.wait_for_line("could not look after replication slot \"s1\": ");
+            assert!(
+                complaint.contains("password authentication failed"),
+                "{complaint}"
+            );
+        }
+        receiver.stop();
+    }
 }
 
 #[test]

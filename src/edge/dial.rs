@@ -55,12 +55,12 @@ impl Connection {
     /// Fails with one line for each address that was tried, worded as libpq does.
     pub async fn open(info: &Conninfo, prompt: &mut PasswordPrompt) -> Result<Connection> {
         prompt.before_connecting()?;
-        let mut attempt = try_hosts(info, prompt.answer()).await?;
+        let mut attempt = try_hosts(info, prompt.answer().as_ref()).await?;
         if let Attempt::PasswordNeeded(error) = attempt {
             if !prompt.when_demanded()? {
                 return Err(error);
             }
-            attempt = try_hosts(info, prompt.answer()).await?;
+            attempt = try_hosts(info, prompt.answer().as_ref()).await?;
         }
         match attempt {
             Attempt::Open(connection) => Ok(connection),

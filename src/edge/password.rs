@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 
@@ -45,22 +45,39 @@ pub enum PromptMode {
     Always,
 }
 
-/// The prompt, and the password it got: one answer serves every reconnection.
+/// The prompt, and the password it got: one answer serves every reconnection, and those who listen.
 #[derive(Debug)]
 pub struct PasswordPrompt {
     mode: PromptMode,
-    answer: Option<Password>,
+    answer: Arc<Mutex<Option<Password>>>,
 }
 
 impl PasswordPrompt {
     /// A prompt that has not asked yet.
     pub fn new(mode: PromptMode) -> PasswordPrompt {
-        PasswordPrompt { mode, answer: None }
+        PasswordPrompt {
+            mode,
+            answer: Arc::default(),
+        }
+    }
+
+    /// Never asks, and knows what this one is answered.
+    pub fn listener(&self) -> PasswordPrompt {
+        PasswordPrompt {
+            mode: PromptMode::Never,
+            answer: Arc::clone(&self.answer),
+        }
     }
 
     /// The password that was typed in; it beats every other source.
-    pub fn answer(&self) -> Option<&Password> {
-        self.answer.as_ref()
+    pub fn answer(&self) -> Option<Password> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn ask(&self) -> Result<()> {
+        let answer = ask()?;
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+        Ok(())
     }
 
     /// To be called before connecting: asks if that was demanded, once.
@@ -68,7 +85,7 @@ impl PasswordPrompt {
     /// Fails if the terminal cannot be read.
     pub fn before_connecting(&mut self) -> Result<()> {
         if self.mode == PromptMode::Always {
-            self.answer = ask()?;
+            self.ask()?;
             self.mode = PromptMode::WhenAsked;
         }
         Ok(())
@@ -79,9 +96,9 @@ impl PasswordPrompt {
     /// Fails if the terminal cannot be read.
     pub fn when_demanded(&mut self) -> Result<bool> {
         if self.mode == PromptMode::WhenAsked {
-            self.answer = ask()?;
+            self.ask()?;
         }
-        Ok(self.answer.is_some())
+        Ok(self.answer().is_some())
     }
 }
 
@@ -170,7 +187,7 @@ mod tests {
     fn the_password_is_not_shown() {
         let prompt = PasswordPrompt {
             mode: PromptMode::Never,
-            answer: Password::new("secret"),
+            answer: Arc::new(Mutex::new(Password::new("secret"))),
         };
         assert!(!format!("{prompt:?}").contains("secret"));
     }

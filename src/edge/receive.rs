@@ -53,10 +53,10 @@ pub async fn receive(options: &ReceiveOptions, stop: Stop) -> Result<()> {
     summary.print_on_signal()?;
     let mut info = resolve(&options.connection)?;
     info.patience = options.receive_timeout;
-    let watch = SlotWatch::wanted(options, &telemetry)?;
+    let mut prompt = PasswordPrompt::new(options.connection.password);
+    let watch = SlotWatch::wanted(options, &telemetry, &prompt)?;
     hide_passwords(&options.connection);
     hide_password_in(options.slot_watch.as_ref());
-    let mut prompt = PasswordPrompt::new(options.connection.password);
     let directory = Directory::open(&options.directory)?;
     telemetry.set_activity(Activity::Starting);
     if let Some(host) = info.hosts.first() {

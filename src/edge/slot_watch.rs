@@ -49,6 +49,8 @@ pub struct SlotWatch {
     /// Whether to ask the server that the stream comes from, not one that was named.
     follows_stream: bool,
     slot: String,
+    /// What was typed in for the stream, if the same role logs in to the same server here.
+    prompt: PasswordPrompt,
     telemetry: Arc<Telemetry>,
 }
 
@@ -93,22 +95,39 @@ fn wanted(text: &ConnectionString) -> Result<Pairs> {
 }
 
 fn follows_stream(above: &Pairs) -> bool {
-    let place = ["host", "hostaddr", "service"];
-    !above
+    !names(above, &["host", "hostaddr", "service"])
+}
+
+/// Whether a password that was typed in for the stream is meant for this login, too.
+fn shares_password(above: &Pairs) -> bool {
+    follows_stream(above) && !names(above, &["user", "password", "passfile"])
+}
+
+fn names(pairs: &Pairs, keywords: &[&str]) -> bool {
+    pairs
         .iter()
-        .any(|(keyword, value)| place.contains(&keyword.as_str()) && !value.is_empty())
+        .any(|(keyword, value)| keywords.contains(&keyword.as_str()) && !value.is_empty())
 }
 
 impl SlotWatch {
-    /// As the options want it; `None` if they do not.
-    pub fn wanted(options: &ReceiveOptions, telemetry: &Arc<Telemetry>) -> Result<Option<SlotWatch>> {
+    /// As the options want it; `None` if they do not. `prompt` is the stream's.
+    pub fn wanted(
+        options: &ReceiveOptions,
+        telemetry: &Arc<Telemetry>,
+        prompt: &PasswordPrompt,
+    ) -> Result<Option<SlotWatch>> {
         let (Some(text), Some(slot)) = (&options.slot_watch, &options.slot) else {
             return Ok(None);
         };
+        let above = wanted(text)?;
         Ok(Some(SlotWatch {
             info: settings(text, &options.connection, &|name| std::env::var(name).ok())?,
-            follows_stream: follows_stream(&wanted(text)?),
+            follows_stream: follows_stream(&above),
             slot: slot.clone(),
+            prompt: match shares_password(&above) {
+                true => prompt.listener(),
+                false => PasswordPrompt::new(PromptMode::Never),
+            },
             telemetry: Arc::clone(telemetry),
         }))
     }
@@ -154,7 +173,7 @@ impl SlotWatch {
                     Some(place) => place.only(&self.info),
                     None => self.info.clone(),
                 };
-                let connection = Connection::open(&info, &mut PasswordPrompt::new(PromptMode::Never)).await?;
+                let connection = Connection::open(&info, &mut self.prompt.listener()).await?;
                 Line { place, connection }
             }
         };
