@@ -44,7 +44,7 @@
 //! In the slot it is looked at, too ([`core::inspection`]): the decoder ([`core::wal`]) checks pages and records
 //! in place, and finds the commits, which are timed until they are durable and until they are
 //! acknowledged ([`core::transactions`]). What is written when, and how it becomes durable, is decided in [`core::demand`]
-//! (policies) and `core::schedule` (one durable write in flight when live, large plain writes and one
+//! (policies) and `core::receiver::schedule` (one durable write in flight when live, large plain writes and one
 //! sync a segment in catch-up).
 //!
 //! # Invariants
@@ -53,7 +53,7 @@
 //!   [`core::progress`] owns them and checks them after every change. The server hears only what comes
 //!   from there.
 //! - A segment keeps its `.partial` until the record that crosses its end is right, for the next start
-//!   believes a complete one (`completable` in `core::schedule`, with its exceptions).
+//!   believes a complete one (`completable` in `core::receiver::schedule`, with its exceptions).
 //! - A byte counts as flushed when it is durable *and* so is the name of its file ([`ring::segment`]).
 //! - A write or sync that failed is final: nothing is acknowledged any more, the stream is left.
 //! - A file or directory that its name does not lead to any more ends the stream, for what is written to it

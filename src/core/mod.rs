@@ -25,7 +25,6 @@ pub mod receiver;
 pub mod recent;
 pub mod resume;
 pub mod savings;
-mod schedule;
 pub mod spin;
 pub mod spread;
 pub mod standing;

@@ -7,17 +7,22 @@
 //!
 //! Slots change hands: the one that is received into belongs to the core between two reads, a slot
 //! in an order belongs to the driver until it reports the order's end.
+//!
+//! Here are the state and the inputs. `receiving` has what a message that arrived changes; `schedule` has what is
+//! ordered next, after each input.
+
+mod receiving;
+mod schedule;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::demand::{Demand, Durability, QUIET, Situation};
-use super::framing::{Frame, Framer};
+use super::framing::Framer;
 use super::gather::Gather;
 use super::inspection::Inspection;
 use super::lsn::{Lsn, SegmentNumber};
 use super::measure::Measure;
-use super::message::{Keepalive, WalHead};
 use super::order::{Ask, Config, Ending, Output};
 use super::overlap::Overlap;
 use super::progress::Progress;
@@ -35,93 +40,93 @@ pub const HUNG_UP: &str = "could not receive data from WAL stream: server closed
 
 /// The slot that is received into.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Window {
-    pub(super) slot: Slot,
+struct Window {
+    slot: Slot,
     /// Position of the slot's first byte, at a block's start.
-    pub(super) base: Lsn,
+    base: Lsn,
     /// Bytes of WAL that may lie in the slot: it never holds those of two segments.
-    pub(super) limit: usize,
+    limit: usize,
     /// The first position that no sealed extent covers.
-    pub(super) from: Lsn,
+    from: Lsn,
     /// When the first byte from there on arrived.
-    pub(super) arrived: Option<Duration>,
+    arrived: Option<Duration>,
 }
 
 /// A sync in flight.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sync {
+struct Sync {
     /// What it covers.
-    pub(super) end: Lsn,
-    pub(super) issued: Duration,
+    end: Lsn,
+    issued: Duration,
 }
 
 /// One stream, from START_REPLICATION to its end.
 #[derive(Debug)]
 pub struct Receiver {
-    pub(super) config: Config,
-    pub(super) framer: Framer,
-    pub(super) overlap: Overlap,
-    pub(super) progress: Progress,
-    pub(super) demand: Demand,
-    pub(super) gather: Gather,
-    pub(super) inspection: Inspection,
-    pub(super) transactions: Transactions,
+    config: Config,
+    framer: Framer,
+    overlap: Overlap,
+    progress: Progress,
+    demand: Demand,
+    gather: Gather,
+    inspection: Inspection,
+    transactions: Transactions,
     messages: u64,
-    pub(super) writes: Writes,
-    pub(super) window: Window,
-    pub(super) free: VecDeque<Slot>,
-    pub(super) outputs: VecDeque<Output>,
+    writes: Writes,
+    window: Window,
+    free: VecDeque<Slot>,
+    outputs: VecDeque<Output>,
     /// How far the server could send when it spoke last.
-    pub(super) server_end: Lsn,
+    server_end: Lsn,
     /// When the server spoke last, by its clock, in microseconds since 2000-01-01 UTC; zero: not yet.
     server_sent_us: i64,
     /// Payload bytes of the WAL message that is being received.
-    pub(super) payload: u64,
+    payload: u64,
     /// The end of the bytes that are durable; their name may not be.
-    pub(super) durable: Lsn,
+    durable: Lsn,
     /// The end of the bytes for which a write was ordered.
-    pub(super) ordered: Lsn,
+    ordered: Lsn,
     /// What the sync in flight covers.
-    pub(super) sync: Option<Sync>,
-    pub(super) files: Files,
-    pub(super) timers: Timers,
-    pub(super) armed: bool,
+    sync: Option<Sync>,
+    files: Files,
+    timers: Timers,
+    armed: bool,
     /// How the read that is armed is spread.
-    pub(super) spread: Option<Spread>,
-    pub(super) cancelling: bool,
+    spread: Option<Spread>,
+    cancelling: bool,
     /// The window has moved, its bytes have not yet.
-    pub(super) carrying: bool,
-    pub(super) hold: Option<Duration>,
-    pub(super) ending: Option<Ending>,
-    pub(super) concluded: bool,
+    carrying: bool,
+    hold: Option<Duration>,
+    ending: Option<Ending>,
+    concluded: bool,
 }
 
 /// Which segments' files are open and have their names.
 #[derive(Debug)]
-pub(super) struct Files {
+struct Files {
     /// The first segment that is not finished.
-    pub(super) unfinished: SegmentNumber,
+    unfinished: SegmentNumber,
     /// The first segment whose file is not closed.
-    pub(super) unclosed: SegmentNumber,
+    unclosed: SegmentNumber,
     /// The unfinished segment's file has its name, durably.
-    pub(super) named: bool,
+    named: bool,
     /// A change of names is in flight.
-    pub(super) changing: bool,
+    changing: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Timers {
-    pub(super) last_status: Option<Duration>,
+struct Timers {
+    last_status: Option<Duration>,
     /// When WAL arrived last: keepalives do not make a quiet stream busy.
-    pub(super) last_arrival: Duration,
+    last_arrival: Duration,
     /// When the server was last heard, or listening to it began or ended.
-    pub(super) heard: Duration,
+    heard: Duration,
     /// Since when it has been listened to without a rest worth mentioning.
-    pub(super) listening: Duration,
+    listening: Duration,
     /// How long the last read took.
-    pub(super) waited: Duration,
-    pub(super) pinged: bool,
-    pub(super) status_due: bool,
+    waited: Duration,
+    pinged: bool,
+    status_due: bool,
 }
 
 impl Timers {
@@ -490,133 +495,7 @@ impl Receiver {
         self.durable = end;
     }
 
-    // ---- receiving ----
-
-    fn frame(&mut self, now: Duration, slot: &mut [u8]) {
-        while self.ending.is_none() {
-            match self.framer.next(slot, self.window.limit) {
-                Ok(Some(Frame::Wal(count))) => {
-                    let place = self.framer.place();
-                    self.accept_wal(now, &slot[place - count..place]);
-                }
-                Ok(Some(frame)) => self.accept(now, frame),
-                Ok(None) => break,
-                Err(error) => self.end(Ending::Failed(error)),
-            }
-        }
-    }
-
-    fn accept(&mut self, now: Duration, frame: Frame) {
-        match frame {
-            Frame::WalHead(head) => self.accept_head(head),
-            Frame::Keepalive(keepalive) => self.accept_keepalive(now, keepalive),
-            Frame::Notice(body) => self.outputs.push_back(Output::Notice(body)),
-            Frame::Wal(_) | Frame::Ignored => {}
-            Frame::Error(body) => self.end(Ending::ServerError(body)),
-            Frame::CopyDone => self.end(Ending::CopyDone),
-            Frame::EndOfCopy => self.end(Ending::EndOfCopy),
-        }
-    }
-
-    fn accept_head(&mut self, head: WalHead) {
-        let expected = self.progress.received().advanced_by(self.overlap.received());
-        if head.start != expected {
-            let message = format!("got WAL data at {}, expected it at {expected}", head.start);
-            self.end(Ending::Failed(Error::protocol(message)));
-            return;
-        }
-        self.payload = head.payload;
-        self.server_end = head.server_end;
-        self.server_sent_us = head.sent_us;
-    }
-
-    fn accept_wal(&mut self, now: Duration, wal: &[u8]) {
-        let end = self.window.base.advanced_by(self.framer.place() as u64);
-        self.timers.last_arrival = now;
-        let Some(wal) = self.compare(wal) else { return };
-        self.progress.receive(end);
-        self.window.arrived.get_or_insert(now);
-        let message_ends = !self.framer.is_inside_payload();
-        if message_ends {
-            self.messages += 1;
-            self.gather.message(self.payload);
-        }
-        self.inspect(now, wal);
-        // As pg_receivewal does: what belongs to a message is kept, but no segment is begun behind the end.
-        let segment_ends = self.config.segment_size.offset_of(end) == 0;
-        let passed = self.config.end_position.is_some_and(|position| position < end);
-        if passed && (message_ends || segment_ends) {
-            self.end(Ending::EndPosition);
-        }
-    }
-
-    /// Compares what arrived with what is stored. What follows that; `None`: nothing does yet.
-    fn compare<'w>(&mut self, wal: &'w [u8]) -> Option<&'w [u8]> {
-        if !self.overlap.is_open() {
-            return Some(wal);
-        }
-        match self.overlap.take(wal) {
-            Err(same) => {
-                let position = self.config.start.advanced_by(same);
-                self.end(Ending::Diverged(position));
-            }
-            Ok(_) if self.overlap.is_open() => {}
-            Ok(_) if self.config.only_compares => self.end(Ending::Same),
-            Ok(count) => {
-                self.go_on_behind(self.config.start.advanced_by(self.overlap.length()));
-                return Some(&wal[count..]);
-            }
-        }
-        None
-    }
-
-    /// It is the same log: what is stored counts as if it had been received and written here. The file is
-    /// synced before a stream goes on in it.
-    fn go_on_behind(&mut self, stored_end: Lsn) {
-        self.progress.receive(stored_end);
-        self.progress.verify(self.inspection.verified(stored_end));
-        self.progress.write(stored_end);
-        (self.durable, self.ordered, self.window.from) = (stored_end, stored_end, stored_end);
-        self.timers.status_due = true;
-    }
-
-    /// Looks at what arrived; only what is right may be acknowledged.
-    fn inspect(&mut self, now: Duration, wal: &[u8]) {
-        let (transactions, gather) = (&mut self.transactions, &mut self.gather);
-        let found = self.inspection.take(wal, |end, committed_us| {
-            transactions.arrived(end, now, committed_us);
-            gather.transaction();
-        });
-        let received = self.progress.received();
-        self.progress.verify(self.inspection.verified(received));
-        if let Err(fault) = found {
-            self.end(Ending::Damaged(fault));
-        }
-    }
-
-    fn accept_keepalive(&mut self, now: Duration, keepalive: Keepalive) {
-        self.server_end = self.server_end.max(keepalive.server_end);
-        self.server_sent_us = keepalive.sent_us;
-        if keepalive.reply_requested {
-            self.timers.status_due = true;
-            self.demand.everything(self.progress.received());
-            self.vouch_for_tail(now);
-        }
-    }
-
-    /// A standby that shuts down waits until all it has sent is acknowledged, and that may end within a
-    /// record: the rest is still with its own server. So when it asks, has no more and has been quiet
-    /// for a while, the tail is taken on trust: nothing in it is wrong so far. While the socket rests, more may
-    /// be waiting there: that is no quiet.
-    fn vouch_for_tail(&mut self, now: Duration) {
-        let received = self.progress.received();
-        let quiet = now >= self.timers.last_arrival.max(self.timers.listening) + QUIET;
-        if quiet && self.situation().is_caught_up() && self.ending.is_none() {
-            self.progress.verify(received);
-        }
-    }
-
-    pub(super) fn end(&mut self, ending: Ending) {
+    fn end(&mut self, ending: Ending) {
         self.demand.everything(self.progress.received());
         self.ending.get_or_insert(ending);
     }
@@ -633,7 +512,7 @@ impl Receiver {
         self.gather.is_disk_quick()
     }
 
-    pub(super) fn situation(&self) -> Situation {
+    fn situation(&self) -> Situation {
         Situation {
             received: self.progress.received().advanced_by(self.overlap.received()),
             durable: self.durable,
@@ -643,7 +522,7 @@ impl Receiver {
     }
 
     /// A window full of another log is not, nor one that was only compared: it goes nowhere.
-    pub(super) fn is_window_full(&self) -> bool {
+    fn is_window_full(&self) -> bool {
         let is_written = !self.overlap.is_open() && !self.config.only_compares;
         !self.carrying && is_written && self.framer.place() == self.window.limit
     }
@@ -653,7 +532,7 @@ impl Receiver {
     }
 
     /// Bytes of WAL that a slot may hold from `base` on.
-    pub(super) fn limit_from(&self, base: Lsn) -> usize {
+    fn limit_from(&self, base: Lsn) -> usize {
         let size = self.config.segment_size;
         let rest = size.bytes() - size.offset_of(base);
         usize::try_from(rest).map_or(self.config.window, |rest| rest.min(self.config.window))

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::demand::{Durability, QUIET};
-use super::lsn::Lsn;
-use super::message::Status;
-use super::order::{Ending, Output, Write};
-use super::receiver::{Files, Receiver, Sync, Window};
-use super::writes::Extent;
+use super::{Files, Receiver, Sync, Window};
+use crate::core::demand::{Durability, QUIET};
+use crate::core::lsn::Lsn;
+use crate::core::message::Status;
+use crate::core::order::{Ending, Output, Write};
+use crate::core::writes::Extent;
 use crate::error::Error;
 
 /// Segments whose files may be open at once: in catch-up the next ones fill while the first is synced.
