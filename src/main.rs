@@ -6,7 +6,8 @@ use std::io;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
-use walring::edge::cli::{self, Command, LogOptions};
+use walring::edge::cli::{self, Command};
+use walring::edge::options::LogOptions;
 use walring::edge::{descriptors, inspect, logging, probe, receive, top, verify};
 use walring::error::{Error, Result};
 use walring::ring::setup;

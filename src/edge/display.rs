@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use super::cli::ReceiveOptions;
 use super::logging::LogFormat;
+use super::options::ReceiveOptions;
 use super::progress_line::ProgressLine;
 use super::report::log_notice;
 use crate::core::lsn::{Lsn, Timeline};

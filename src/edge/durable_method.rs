@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio_uring::buf::fixed::FixedBuf;
 use tracing::{debug, info};
 
-use super::cli::ReceiveOptions;
+use super::options::ReceiveOptions;
 use crate::core::demand::DurableMethod;
 use crate::core::measure::Times;
 use crate::core::writes::Slot;

@@ -28,6 +28,7 @@ pub mod logging;
 pub mod metrics;
 pub mod observation;
 pub mod observers;
+pub mod options;
 pub mod overlay;
 pub mod passfile;
 pub mod password;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 
-use super::cli::ReceiveOptions;
+use super::options::ReceiveOptions;
 use super::past::{Past, Sample};
 use super::progress_line::in_units;
 use super::savings;

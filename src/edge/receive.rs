@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::advice::{advise, is_missing_file};
-use super::cli::{ConnectionOptions, ReceiveOptions, SlotOptions};
 use super::complaints::Complaints;
 use super::connection::Connection;
 use super::conninfo::Conninfo;
@@ -19,6 +18,7 @@ use super::hosts::{self, Host};
 use super::logging;
 use super::observation::Observation;
 use super::observers::Observers;
+use super::options::{ConnectionOptions, ReceiveOptions, SlotOptions};
 use super::password::PasswordPrompt;
 use super::patience::Patience;
 use super::savings;

@@ -11,7 +11,6 @@ use tracing::{debug, info, warn};
 
 use super::advice::STREAM_ENDED;
 use super::ancestry::check_unwritten;
-use super::cli::ReceiveOptions;
 use super::connection::Connection;
 use super::continuation::Continuation;
 use super::directory::Directory;
@@ -19,6 +18,7 @@ use super::display::Display;
 use super::durable_method;
 use super::hosts::Host;
 use super::observers::Observers;
+use super::options::ReceiveOptions;
 use super::patience::Patience;
 use super::replication::{StartAnswer, StreamEnd, SystemIdentity};
 use super::report::parse_error_response;

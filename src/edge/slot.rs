@@ -2,8 +2,8 @@
 
 use tracing::{info, warn};
 
-use super::cli::SlotMode;
 use super::connection::Connection;
+use super::options::SlotMode;
 use super::replication::{StartAnswer, is_missing_slot};
 use super::session::{Receiving, Server};
 use crate::core::start::{Position, SegmentFile};

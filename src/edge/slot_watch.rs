@@ -11,11 +11,11 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, error, info, warn};
 
-use super::cli::{ConnectionOptions, ReceiveOptions};
 use super::connection::Connection;
 use super::conninfo::{Conninfo, Explicit};
 use super::connstring::{self, ConnectionString, Pairs};
 use super::observation::Observation;
+use super::options::{ConnectionOptions, ReceiveOptions};
 use super::overlay;
 use super::password::{PasswordPrompt, PromptMode};
 use super::slot_state::{Danger, SlotState};

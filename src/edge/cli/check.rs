@@ -12,9 +12,9 @@ use rustix::fs::{Access, access};
 
 use super::arguments::Arguments;
 use super::layers::Layers;
-use super::{
-    Command, Invocation, Values, check_combinations, check_compression, check_directory, connection, shared,
-};
+use super::rules::{check_combinations, check_compression, check_directory};
+use super::values::Values;
+use super::{Command, Invocation, connection, shared};
 use crate::edge::config::is_settable;
 use crate::edge::conninfo::{self, Conninfo};
 use crate::edge::connstring::{ConnectionString, Pairs};

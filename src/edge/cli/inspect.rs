@@ -1,6 +1,7 @@
 //! The arguments of `inspect`.
 
-use super::{Command, Invocation, position, shared};
+use super::values::position;
+use super::{Command, Invocation, shared};
 use crate::edge::inspect::Options;
 use crate::error::Result;
 use clap::Parser;

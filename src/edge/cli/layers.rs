@@ -6,8 +6,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use super::Invocation;
 use super::arguments::Arguments;
-use super::{Invocation, Values, check_compression};
+use super::rules::check_compression;
+use super::values::Values;
 use crate::edge::config::{ConfigFile, Entry};
 use crate::edge::connstring::{self, ConnectionString, Pairs};
 use crate::edge::overlay;

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     fn parsed(args: &[&str]) -> Result<Command> {
-        let called = Invocation::new("walring", "walring probe");
+        let called = Invocation::of_command("walring", "probe");
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         probe(&called, &args)
     }

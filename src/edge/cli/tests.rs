@@ -1,4 +1,13 @@
+use std::time::Duration;
+
 use super::*;
+use crate::core::demand::DurableMethod;
+use crate::core::lsn::Lsn;
+use crate::core::spin::SpinLimit;
+use crate::core::wal::Verify;
+use crate::edge::full_disk::OnDiskFull;
+use crate::edge::logging::LogFormat;
+use crate::edge::options::SlotMode;
 
 fn parsed(line: &[&str]) -> std::result::Result<Command, Exit> {
     parse(line.iter().map(OsString::from))

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     fn parsed(args: &[&str]) -> Result<Command> {
-        let called = Invocation::new("walring", "walring top");
+        let called = Invocation::of_command("walring", "top");
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         top(&called, &args)
     }

@@ -1,6 +1,7 @@
 //! The arguments of `verify`.
 
-use super::{Command, Invocation, position, shared};
+use super::values::position;
+use super::{Command, Invocation, shared};
 use crate::edge::verify::Options;
 use crate::error::{Error, Result};
 use clap::Parser;
