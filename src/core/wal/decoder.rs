@@ -16,16 +16,20 @@
 //! What only a page's header tells is not believed before something with a CRC confirms it: a record in
 //! parts by its end, a replaced record by the one that replaces it. Until then [`Decoder::verified`] stays
 //! in front of it, so that [`Decoder::rewind`] can take back all of it.
+//!
+//! Here are the state, the way from one page or record to the next, the usual record and what is passed over; `pages`
+//! takes headers of pages, `records` what is not the usual record, `detour` goes on elsewhere.
 
-mod resume;
+mod detour;
+mod pages;
+mod records;
 
+use self::records::Begun;
 pub use super::event::{Depth, Event, Expected};
 use super::facts::Facts;
 use super::fault::{Fault, Flaw, Place};
-use super::page::{LONG_HEADER, LongHeader, PageHeader, SHORT_HEADER, Version, first_not_zero};
-use super::record::{
-    ALIGNMENT, CHECKED_HEADER, LONGEST_RECORD, RECORD_HEADER, Record, RecordHeader, ResourceManager,
-};
+use super::page::{LONG_HEADER, Version, first_not_zero};
+use super::record::{ALIGNMENT, CHECKED_HEADER, RECORD_HEADER, Record, RecordHeader, ResourceManager};
 use crate::core::lsn::Lsn;
 
 /// Where in the log's structure the next byte lies.
@@ -129,6 +133,17 @@ impl Decoder {
         }
     }
 
+    /// Tells beforehand what every page must say, so that the first one cannot mislead.
+    pub fn expect_pages(&mut self, magic: Option<u16>, block_size: Option<u32>) {
+        self.facts.expect(magic, block_size);
+        self.facts_back = self.facts;
+    }
+
+    /// What was known beforehand.
+    pub fn expected(&self) -> Expected {
+        self.expected
+    }
+
     /// Position of the next byte.
     pub fn position(&self) -> Lsn {
         self.at
@@ -151,6 +166,11 @@ impl Decoder {
     /// Where the record begins that is not complete yet.
     pub fn unfinished(&self) -> Option<Lsn> {
         matches!(self.state, State::Inside { .. }).then_some(self.start)
+    }
+
+    /// Bytes of the record that was begun last, as its header tells them.
+    pub fn record_length(&self) -> u32 {
+        self.header.total_length
     }
 
     /// Where the last complete record begins.
@@ -176,6 +196,11 @@ impl Decoder {
     /// The version of the server that wrote the log, once a page told it.
     pub fn version(&self) -> Option<Version> {
         self.facts.version()
+    }
+
+    /// Bytes in a page.
+    pub fn block_size(&self) -> u64 {
+        self.facts.block
     }
 
     /// The system identifier, once a page told it.
@@ -236,114 +261,6 @@ impl Decoder {
         Ok(None)
     }
 
-    // ---- pages ----
-
-    fn is_header_due(&self) -> bool {
-        let begins = self.at.0 & (self.facts.block - 1) == 0;
-        self.page_taken > 0 || (begins && self.state != State::Zeros)
-    }
-
-    /// Takes a page's header; `None` if it has not arrived in whole.
-    fn take_page_header<'a>(&mut self, input: &mut &[u8]) -> Result<Option<Event<'a>>, Fault> {
-        let page = Lsn(self.at.0 - self.page_taken as u64);
-        let long = self.expected.segment_size.offset_of(page) == 0;
-        let length = if long { LONG_HEADER } else { SHORT_HEADER };
-        let count = input.len().min(length - self.page_taken);
-        self.page_header[self.page_taken..self.page_taken + count].copy_from_slice(&input[..count]);
-        if self.page_taken + count < length {
-            self.page_taken += count;
-            self.skip(input, count);
-            return Ok(None);
-        }
-        let bytes = self.page_header;
-        if self.depth == Depth::Pages && bytes[..length].iter().all(|&byte| byte == 0) && !long {
-            self.state = State::Zeros;
-            (self.back, self.facts_back) = (page, self.facts);
-            self.page_taken = 0;
-            self.skip(input, count);
-            return Ok(None);
-        }
-        let (short, rest) = bytes.split_first_chunk().expect("a long header is longer");
-        let header = PageHeader::parse(short);
-        let more = rest.first_chunk().filter(|_| long).map(LongHeader::parse);
-        let place = Place::Page(page);
-        self.facts
-            .check(&self.expected, page, &header, more.as_ref())
-            .and_then(|()| self.check_continuation(page, &header))
-            .map_err(|flaw| Fault { place, flaw })?;
-        if !matches!(self.state, State::Inside { .. } | State::Rest { .. }) {
-            self.facts_back = self.facts;
-        }
-        self.facts.learn(&header, more.as_ref());
-        self.page_taken = 0;
-        self.skip(input, count);
-        let abandoned = self.enter_page(page, &header);
-        Ok(Some(match abandoned {
-            Some(start) => Event::Abandoned(start),
-            None => Event::Page(page, header),
-        }))
-    }
-
-    /// Whether the page goes on with what the page before left unfinished.
-    fn check_continuation(&self, page: Lsn, header: &PageHeader) -> Result<(), Flaw> {
-        let found = header.remaining;
-        if header.begins_with_rest() != (found > 0)
-            || (header.begins_with_rest() && header.begins_with_overwrite())
-        {
-            let flags = header.info;
-            return Err(Flaw::Contradiction {
-                flags,
-                remaining: found,
-            });
-        }
-        let expected = match self.state {
-            State::Inside { taken } => self.header.total_length - taken,
-            State::Rest { missing } => missing,
-            State::Between if !self.is_first(page) => 0,
-            State::Between | State::Zeros | State::Unseen => return Ok(()),
-        };
-        match header.begins_with_overwrite() {
-            true if expected == 0 => Err(Flaw::Replacement { flagged: true }),
-            false if expected != found => Err(Flaw::Continuation { expected, found }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether nothing is known of what lies before the page.
-    fn is_first(&self, page: Lsn) -> bool {
-        page == self.origin && self.previous.is_none()
-    }
-
-    /// Goes on with what the page begins with; gives the record that it abandons, if it does.
-    fn enter_page(&mut self, page: Lsn, header: &PageHeader) -> Option<Option<Lsn>> {
-        if self.depth == Depth::Pages {
-            return None;
-        }
-        if header.begins_with_overwrite() {
-            let abandoned = self.unfinished();
-            match self.state {
-                State::Inside { .. } if self.overwrite.is_none() => self.back = self.start,
-                State::Between => self.back = page,
-                _ => {}
-            }
-            self.state = State::Between;
-            self.rest.clear();
-            self.overwrite = Some(abandoned);
-            return Some(abandoned);
-        }
-        if self.state == State::Between && header.remaining > 0 {
-            self.state = State::Rest {
-                missing: header.remaining,
-            };
-            self.back = page;
-            self.rest.clear();
-            self.rest_length = header.remaining;
-        }
-        None
-    }
-
-    // ---- records ----
-
     /// Takes the usual record in one step: it lies in this page and in this portion, and is right. `None`:
     /// something is unusual, and nothing was taken.
     #[inline]
@@ -380,224 +297,6 @@ impl Decoder {
             header,
             bytes: record,
         })
-    }
-
-    fn begin_record<'a>(&mut self, input: &mut &'a [u8], available: usize) -> Result<Begun<'a>, Fault> {
-        self.start = self.at;
-        let Some(bytes) = input[..available].first_chunk::<RECORD_HEADER>() else {
-            return self.begin_parts(input, available);
-        };
-        let header = RecordHeader::parse(bytes);
-        if header.total_length == 0 && self.is_rest_of_switch() {
-            return Ok(Begun::Switched);
-        }
-        self.check_header(&header)?;
-        let length = header.total_length as usize;
-        self.header = header;
-        if available < length {
-            self.enter_record();
-            return Ok(Begun::Parts);
-        }
-        let (record, rest) = input.split_at(length);
-        self.check_crc(
-            crc32c::crc32c(&record[RECORD_HEADER..]),
-            &record[..CHECKED_HEADER],
-        )?;
-        self.check_overwrite(record)?;
-        *input = rest;
-        Ok(Begun::Whole(record))
-    }
-
-    /// Begins a record whose header does not lie here in whole: its length does, or will in a moment.
-    fn begin_parts<'a>(&mut self, input: &[u8], available: usize) -> Result<Begun<'a>, Fault> {
-        // The length may be cut by the portion, never by the page: then it is checked with the header.
-        let length = input[..available]
-            .first_chunk()
-            .map(|bytes| u32::from_le_bytes(*bytes));
-        if length == Some(0) && self.is_rest_of_switch() {
-            return Ok(Begun::Switched);
-        }
-        if let Some(length) = length {
-            self.check_length(length)?;
-        }
-        self.header.total_length = length.unwrap_or(0);
-        self.enter_record();
-        Ok(Begun::Parts)
-    }
-
-    fn enter_record(&mut self) {
-        self.parts.clear();
-        self.crc = 0;
-        self.state = State::Inside { taken: 0 };
-        if self.overwrite.is_none() {
-            self.facts_back = self.facts;
-        }
-    }
-
-    /// Takes what is there of a record in parts; true once that is all of it.
-    fn take_part(&mut self, input: &mut &[u8], available: usize, taken: u32) -> Result<bool, Fault> {
-        if (taken as usize) < RECORD_HEADER {
-            return self.take_header_part(input, available, taken);
-        }
-        let count = available.min((self.header.total_length - taken) as usize);
-        let part = &input[..count];
-        let crc = crc32c::crc32c_append(self.crc, part);
-        let taken = taken + count as u32;
-        let kept = self.parts.len();
-        self.keep_part(part);
-        if taken == self.header.total_length
-            && let Err(fault) = self.check_joined(crc)
-        {
-            self.parts.truncate(kept);
-            return Err(fault);
-        }
-        self.crc = crc;
-        self.state = State::Inside { taken };
-        self.skip(input, count);
-        Ok(taken == self.header.total_length)
-    }
-
-    /// Keeps as much of the part as there is room for.
-    fn keep_part(&mut self, part: &[u8]) {
-        let kept = part.len().min(self.keep - self.parts.len());
-        let needed = self.parts.len() + kept;
-        if needed > self.parts.capacity() {
-            let capacity = (2 * self.parts.capacity()).clamp(needed, self.keep);
-            self.parts.reserve_exact(capacity - self.parts.len());
-        }
-        self.parts.extend_from_slice(&part[..kept]);
-    }
-
-    fn check_joined(&self, content: u32) -> Result<(), Fault> {
-        self.check_crc(content, &self.parts[..CHECKED_HEADER])?;
-        self.check_overwrite(&self.parts)
-    }
-
-    /// Takes what is there of the header of a record in parts; true once the record is complete, which
-    /// one without content is with its header.
-    fn take_header_part(&mut self, input: &mut &[u8], available: usize, taken: u32) -> Result<bool, Fault> {
-        let taken = taken as usize;
-        self.parts.truncate(taken);
-        let count = available.min(RECORD_HEADER - taken);
-        self.parts.extend_from_slice(&input[..count]);
-        if taken < 4
-            && let Some(bytes) = self.parts.first_chunk()
-        {
-            let length = u32::from_le_bytes(*bytes);
-            if length == 0 && self.is_rest_of_switch() {
-                self.state = State::Zeros;
-                return Ok(false);
-            }
-            self.check_length(length)?;
-            self.header.total_length = length;
-        }
-        if let Some(bytes) = self.parts.first_chunk() {
-            let header = RecordHeader::parse(bytes);
-            self.check_header(&header)?;
-            self.header = header;
-            if header.total_length as usize == RECORD_HEADER {
-                self.check_joined(0)?;
-                self.skip(input, count);
-                return Ok(true);
-            }
-        }
-        self.state = State::Inside {
-            taken: (taken + count) as u32,
-        };
-        self.skip(input, count);
-        Ok(false)
-    }
-
-    fn fault(&self, flaw: Flaw) -> Fault {
-        Fault {
-            place: Place::Record(self.start),
-            flaw,
-        }
-    }
-
-    fn check_length(&self, length: u32) -> Result<(), Fault> {
-        match length {
-            0 => Err(self.fault(Flaw::NoRecord)),
-            _ if (length as usize) < RECORD_HEADER || length > LONGEST_RECORD => {
-                Err(self.fault(Flaw::Length(length)))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn check_header(&self, header: &RecordHeader) -> Result<(), Fault> {
-        self.check_length(header.total_length)?;
-        if !self.facts.knows(header.manager) {
-            return Err(self.fault(Flaw::Manager(header.manager)));
-        }
-        let found = header.previous;
-        match self.previous {
-            Some(expected) if found != expected => Err(self.fault(Flaw::Previous { expected, found })),
-            None if found >= self.start => {
-                let expected = Lsn(self.start.0 - 1);
-                Err(self.fault(Flaw::Previous { expected, found }))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Continues the CRC of a record's content with its header, and compares.
-    fn check_crc(&self, content: u32, header: &[u8]) -> Result<(), Fault> {
-        let found = crc32c::crc32c_append(content, header);
-        let expected = self.header.crc;
-        if found == expected {
-            Ok(())
-        } else {
-            Err(self.fault(Flaw::Crc { expected, found }))
-        }
-    }
-
-    /// Whether a record that must replace a half-written one does, and no other.
-    fn check_overwrite(&self, record: &[u8]) -> Result<(), Fault> {
-        let is_overwrite = self.header.is_overwrite();
-        let Some(abandoned) = self.overwrite else {
-            return match is_overwrite {
-                true => Err(self.fault(Flaw::Replacement { flagged: false })),
-                false => Ok(()),
-            };
-        };
-        if !is_overwrite {
-            return Err(self.fault(Flaw::NoOverwrite));
-        }
-        // The record's only chunk: one byte of id, one of length, then the position.
-        let found = record.get(RECORD_HEADER + 2..RECORD_HEADER + 10);
-        let found = Lsn(found.map_or(0, |bytes| super::page::u64_at(bytes, 0)));
-        match abandoned {
-            Some(expected) if found != expected => Err(self.fault(Flaw::Overwritten { expected, found })),
-            _ => Ok(()),
-        }
-    }
-
-    fn whole_record<'a>(&mut self, bytes: &'a [u8]) -> Record<'a> {
-        self.advance(bytes.len());
-        let header = self.complete_record();
-        Record {
-            start: self.start,
-            end: self.at,
-            header,
-            bytes,
-        }
-    }
-
-    fn joined_record(&mut self) -> Record<'_> {
-        let header = self.complete_record();
-        Record {
-            start: self.start,
-            end: self.at,
-            header,
-            bytes: &self.parts,
-        }
-    }
-
-    fn complete_record(&mut self) -> RecordHeader {
-        let header = self.header;
-        self.count_record(&header);
-        header
     }
 
     /// The record that begins at `start` ends here.
@@ -673,14 +372,4 @@ impl Decoder {
             })
         })
     }
-}
-
-/// What became of the beginning of a record.
-enum Begun<'a> {
-    /// It lies here in whole.
-    Whole(&'a [u8]),
-    /// It comes in parts.
-    Parts,
-    /// It is none: what was passed over was a switch.
-    Switched,
 }
