@@ -16,17 +16,6 @@ pub enum Durability {
     Background,
 }
 
-/// How a durable write is made in live mode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DurableMethod {
-    /// What a short measurement at start finds to be quicker on this disk.
-    Auto,
-    /// One write that is durable when it ends (RWF_DSYNC).
-    Dsync,
-    /// A write, then a sync of the file's data.
-    Fdatasync,
-}
-
 /// A stream that delivered nothing for so long has gone quiet, and what it left is made durable.
 /// A commit does not wait for this: with `--synchronous` the server's own word that it has no more
 /// to send is what counts.

@@ -106,11 +106,6 @@ impl Framer {
         self.moved
     }
 
-    /// Whether a message has begun that is not complete.
-    pub fn is_inside_message(&self) -> bool {
-        self.state != State::Head || !self.raw.is_empty()
-    }
-
     /// Whether a WAL payload has begun that is not complete.
     pub fn is_inside_payload(&self) -> bool {
         matches!(self.state, State::Payload(missing) if missing > 0)

@@ -8,7 +8,6 @@ use tokio_uring::buf::fixed::FixedBuf;
 use tracing::{debug, info};
 
 use super::options::ReceiveOptions;
-use crate::core::demand::DurableMethod;
 use crate::core::measure::Times;
 use crate::core::writes::Slot;
 use crate::error::system_text;
@@ -16,6 +15,17 @@ use crate::ring::buffer::Slots;
 use crate::ring::durable::Method;
 use crate::ring::stop::Stop;
 use crate::ring::trial::{Trial, Way, remove_leftovers};
+
+/// How a durable write is made in live mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DurableMethod {
+    /// What a short measurement at start finds to be quicker on this disk.
+    Auto,
+    /// One write that is durable when it ends (RWF_DSYNC).
+    Dsync,
+    /// A write, then a sync of the file's data.
+    Fdatasync,
+}
 
 /// So many writes of each method are enough.
 const MOST_ROUNDS: u64 = 32;

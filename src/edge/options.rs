@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::conninfo::Explicit;
 use super::connstring::ConnectionString;
+use super::durable_method::DurableMethod;
 use super::full_disk::OnDiskFull;
 use super::logging::LogFormat;
 use super::password::PromptMode;
-use crate::core::demand::DurableMethod;
 use crate::core::lsn::Lsn;
 use crate::core::spin::SpinLimit;
 use crate::core::wal::Verify;

@@ -2,7 +2,6 @@
 
 use walring::core::lsn::Lsn;
 
-use super::segment_size;
 use super::wal::Wal;
 
 /// Records begin and end, for the server, at multiples of so many bytes.
@@ -107,12 +106,6 @@ impl Truth {
     pub fn commits(&self, start: Lsn, backlog_end: Lsn) -> Vec<Commit> {
         let timed = |commit: &&Commit| commit.end > start && commit.padded_end > backlog_end;
         self.commits.iter().filter(timed).copied().collect()
-    }
-
-    /// Whether a record, or what belongs together like one, crosses the end of a segment.
-    pub fn is_crossed(&self, end: Lsn) -> bool {
-        assert_eq!(segment_size().offset_of(end), 0);
-        self.unit_around(end).is_some()
     }
 
     /// The ends of records from `from` on, padding included.

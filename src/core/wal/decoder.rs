@@ -183,11 +183,6 @@ impl Decoder {
         matches!(self.state, State::Rest { .. })
     }
 
-    /// Whether only zeros may follow up to the segment's end.
-    pub fn is_behind_switch(&self) -> bool {
-        self.state == State::Zeros
-    }
-
     /// Records that were complete and right.
     pub fn records(&self) -> u64 {
         self.records

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::core::demand::DurableMethod;
 use crate::core::lsn::Lsn;
 use crate::core::spin::SpinLimit;
 use crate::core::wal::Verify;
+use crate::edge::durable_method::DurableMethod;
 use crate::edge::full_disk::OnDiskFull;
 use crate::edge::logging::LogFormat;
 use crate::edge::options::SlotMode;

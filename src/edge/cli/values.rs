@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::arguments::Arguments;
-use crate::core::demand::DurableMethod;
 use crate::core::lsn::Lsn;
 use crate::core::spin::SpinLimit;
 use crate::core::wal::Verify;
+use crate::edge::durable_method::DurableMethod;
 use crate::edge::full_disk::OnDiskFull;
 use crate::edge::logging::LogFormat;
 use crate::edge::options::SlotMode;
