@@ -22,7 +22,7 @@ use super::options::{ConnectionOptions, ReceiveOptions, SlotOptions};
 use super::password::PasswordPrompt;
 use super::patience::Patience;
 use super::savings;
-use super::session::{Outcome, Receiving};
+use super::session::Receiving;
 use super::settings;
 use super::slot_watch::SlotWatch;
 use super::summary::Summary;
@@ -130,7 +130,7 @@ async fn keep_receiving(
             false => Activity::Starting,
         });
         let error = match attempt(receiving, &order, prompt).await {
-            Ok(Outcome::Finished) => return Ok(()),
+            Ok(()) => return Ok(()),
             Err(error) => advise(error),
         };
         if error.is_interruption() {
@@ -236,15 +236,11 @@ async fn pause(wait: Duration, is_news: bool, stop: &Stop) -> bool {
 }
 
 /// One connection, from its beginning to its end.
-async fn attempt(
-    receiving: &mut Receiving<'_>,
-    info: &Conninfo,
-    prompt: &mut PasswordPrompt,
-) -> Result<Outcome> {
+async fn attempt(receiving: &mut Receiving<'_>, info: &Conninfo, prompt: &mut PasswordPrompt) -> Result<()> {
     let stop = receiving.stop.clone();
     let mut connection = tokio::select! {
         connection = Connection::open(info, prompt) => connection?,
-        () = stop.requested() => return Ok(Outcome::Finished),
+        () = stop.requested() => return Ok(()),
     };
     if receiving.system_identifier.is_some() {
         receiving.telemetry.reconnects.increment();

@@ -80,13 +80,6 @@ pub struct Receiving<'a> {
     pub received_bytes: u64,
 }
 
-/// How a connection ended, other than by an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The end position is reached, or the operator asked for the end.
-    Finished,
-}
-
 /// How far a stream is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Until {
@@ -141,14 +134,14 @@ impl Receiving<'_> {
     }
 
     /// Streams until the end position, the operator or an error ends it.
-    pub async fn run(&mut self, connection: &mut Connection) -> Result<Outcome> {
+    pub async fn run(&mut self, connection: &mut Connection) -> Result<()> {
         self.directory.check_presence()?;
         self.sync_what_lies_here().await?;
         let mut server = self.ask_server(connection).await?;
         let (mut files, mut from) = self.find_continuation(connection, &server).await?;
         if let Some(end) = from.unproven {
             if !self.receive_rest(connection, &server, &files, from, end).await? {
-                return Ok(Outcome::Finished);
+                return Ok(());
             }
             self.sync_what_lies_here().await?;
             // It may have sent more than it had when it was asked first.
@@ -162,11 +155,11 @@ impl Receiving<'_> {
             self.fetch_history(connection, &server, &files, timeline).await?;
             if self.options.endpos.is_some_and(|endpos| endpos < from.end()) {
                 debug!("stopped log streaming at {} (timeline {timeline})", from.end());
-                return Ok(Outcome::Finished);
+                return Ok(());
             }
             let next = match self.stream(connection, &server, &files, from, Until::End).await? {
                 Next::Timeline(next) => next,
-                Next::Command | Next::Nothing => return Ok(Outcome::Finished),
+                Next::Command | Next::Nothing => return Ok(()),
             };
             debug!("switched to timeline {} at {}", next.timeline, next.lsn);
             check_unwritten(
