@@ -20,7 +20,7 @@ use walring::error::{Error, Result};
 use walring::ring::contract::Channel;
 
 use common::Server;
-use common::server::free_port;
+use common::scratch::free_port;
 
 const HBA: &str = "\
 local all         postgres           trust

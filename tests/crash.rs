@@ -3,7 +3,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::receiver::{streaming, wait_for_nobody, wait_for_streaming};
+use common::receiver::{make_synchronous, streaming, wait_for_nobody, wait_for_streaming};
 use common::restore::restore;
 use common::wait::until;
 use common::{Archive, Lsn, Process, Server, ServerOptions, walring};
@@ -96,8 +96,7 @@ fn a_base_backup_and_the_archive_restore_every_acknowledged_commit() {
     wait_for_streaming(&server);
     let restored = server.base_backup(&["-X", "none"]);
     server.sql("create table t (i int)");
-    server.sql("alter system set synchronous_standby_names = 'receiver'");
-    server.sql("select pg_reload_conf()");
+    make_synchronous(&server);
     let last = commit_one_after_the_other(&server);
     receiver.kill();
     server.kill();

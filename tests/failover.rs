@@ -2,16 +2,16 @@
 //! acknowledged to a client is lost.
 mod common;
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
 use common::clients::Clients;
 use common::process::Stopped;
+use common::receiver::walring_at;
 use common::restore::restore;
 use common::server::RECEIVER_NAME;
 use common::wait::until;
-use common::{Archive, Installation, Process, Server, ServerOptions, Session, program, stored};
+use common::{Archive, Installation, Process, Server, ServerOptions, Session, stored};
 use rustix::process::Pid;
 
 /// While a server is dead, somebody else may get its port; its socket stays its own.
@@ -293,15 +293,8 @@ fn conninfo(servers: &[&Server]) -> String {
 }
 
 fn receive(archive: &Archive, servers: &[&Server], attrs: &str, arguments: &[&str]) -> Process {
-    let mut command: Command = program::receive();
     let string = format!("{} target_session_attrs={attrs}", conninfo(servers));
-    command
-        .arg("-D")
-        .arg(archive.path())
-        .args(["-d", &string])
-        .args(arguments);
-    command.env("PGAPPNAME", RECEIVER_NAME);
-    Process::spawn(command)
+    walring_at(&string, archive, arguments)
 }
 
 /// Asserts that every segment of the timeline, which nobody receives any more, holds what the server has there, and that

@@ -5,8 +5,9 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use common::process::{Exit, succeeds, wrap};
+use common::receiver::{aim_at, walring_at};
 use common::relay::Relay;
-use common::server::{RECEIVER_NAME, free_port};
+use common::scratch::free_port;
 use common::wait::until;
 use common::{Archive, Installation, Process, Server, ServerOptions, program, walring};
 
@@ -165,13 +166,9 @@ fn an_address_without_what_is_stored_is_tried_after_the_other_one_of_its_host() 
     receiver.stop();
     let first = Relay::plain_at("127.0.0.1:0", standby.port());
     let second = Relay::plain_at(&format!("127.0.0.2:{}", first.port()), primary.port());
-    let mut command = program::receive();
-    command
-        .args(["--synchronous", "-w", "-d"])
-        .arg(format!("host=twofold port={} user=postgres", first.port()))
-        .arg("-D")
-        .arg(archive.path())
-        .env("PGAPPNAME", RECEIVER_NAME);
+    let string = format!("host=twofold port={} user=postgres", first.port());
+    let arguments = ["--synchronous", "-w"];
+    let command = aim_at(program::receive(), &string, archive.path(), &arguments);
     let receiver = Process::spawn(names.wrap(&command));
     receiver.wait_for_line("the server is behind what is stored");
     let end = primary.write_wal(100);
@@ -272,12 +269,7 @@ fn until_a_host_qualifies_it_is_said_once_and_tried_again() {
         "{} target_session_attrs=primary user=postgres",
         group.hosts(&["standby", "dead"])
     );
-    let mut command = program::receive();
-    command
-        .args(["--synchronous", "-v", "-D"])
-        .arg(archive.path())
-        .args(["-d", &string]);
-    let receiver = Process::spawn(command);
+    let receiver = walring_at(&string, &archive, &["--synchronous", "-v"]);
     receiver.wait_for_lines("failed: server is in hot standby mode", 4);
     group.standby.promote();
     until("it streams", || {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 
-use common::receiver::wait_for_streaming;
+use common::receiver::{make_synchronous, wait_for_streaming};
 use common::wait::until;
 use common::{Archive, Http, Lsn, Process, Server, SmallDisk, walring};
 use prometheus_parse::{Scrape, Value};
@@ -19,14 +19,7 @@ const OPEN_METRICS: &str = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: c
 fn observed(server: &Server, archive: &Archive) -> (Process, Http) {
     let receiver = walring(server, archive, &[LISTEN, "--synchronous"]);
     let http = Http::of(&receiver);
-    wait_for_streaming(server);
-    server.sql("alter system set synchronous_standby_names = 'receiver'");
-    server.sql("select pg_reload_conf()");
-    until("commits wait for it", || {
-        server
-            .receiver_column("sync_state")
-            .filter(|state| state == "sync")
-    });
+    make_synchronous(server);
     (receiver, http)
 }
 

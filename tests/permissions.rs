@@ -4,7 +4,7 @@ mod common;
 use std::os::unix::fs::PermissionsExt;
 
 use common::receiver::streaming;
-use common::{Archive, Server, ServerOptions, server};
+use common::{Archive, Server, ServerOptions, process};
 
 #[test]
 fn files_are_for_the_owner_only() {
@@ -18,7 +18,7 @@ fn files_are_for_the_group_too_where_the_servers_are() {
     let server = ServerOptions::default().create();
     let mut allow = std::process::Command::new("chmod");
     allow.args(["-R", "g+rX"]).arg(server.data());
-    server::run(allow);
+    process::run(allow);
     server.start_again();
     let archive = Archive::new();
     receive_something(&server, &archive);

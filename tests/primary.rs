@@ -323,7 +323,7 @@ fn a_server_that_is_starting_up_is_waited_for() {
             server.append_config("hot_standby = off\nmax_wal_senders = 5\n");
             let signal = server.data().join("standby.signal");
             std::fs::write(&signal, "").unwrap();
-            common::server::give_to_server_user(&signal);
+            common::scratch::give_to_server_user(&signal);
             server.stop_fast();
             server.start_in_recovery();
         },

@@ -3,7 +3,7 @@
 mod common;
 
 use common::process::Exit;
-use common::receiver::streaming;
+use common::receiver::{receive_until, streaming};
 use common::wait::until;
 use common::{Archive, Installation, Lsn, Server, ServerOptions, walring};
 
@@ -410,7 +410,7 @@ fn the_same_system_with_another_segment_size_is_refused() {
     server.stop_fast();
     let mut reset = server.installation().server_command("pg_resetwal");
     reset.arg("--wal-segsize=16").arg(server.data());
-    common::server::run(reset);
+    common::process::run(reset);
     server.append_config(ANY_SEGMENT_SIZE);
     server.start_again();
     let held = archive.contents();
@@ -463,12 +463,6 @@ fn write_beyond(server: &Server, end: Lsn) {
     until("the server overtakes", || {
         (server.write_wal(500).0 > end.0 + (1 << 20)).then_some(())
     });
-}
-
-fn receive_until(server: &Server, archive: &Archive, end: Lsn) -> Exit {
-    let receiver = walring(server, archive, &["--synchronous"]);
-    server.wait_flushed(end);
-    receiver.stop()
 }
 
 /// Asserts that it ended by itself, with one error line, which contains these words, and a hint.

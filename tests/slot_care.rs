@@ -5,9 +5,8 @@ use std::fs;
 use std::process::Command;
 
 use common::process::wrap;
-use common::receiver::{aim, wait_for_streaming};
+use common::receiver::{aim, at_port, wait_for_streaming, walring_at};
 use common::relay::{Direction, Relay, Weather};
-use common::server::RECEIVER_NAME;
 use common::wait::until;
 use common::{Archive, Http, Installation, Lsn, Process, Server, ServerOptions, program, walring};
 use walring::edge::status::Status;
@@ -18,8 +17,7 @@ const CREATE: [&str; 3] = ["--slot=s1", "--slot-mode=create", "--synchronous"];
 fn server_that_keeps(installation: &Installation, megabytes: u32) -> Server {
     ServerOptions::default()
         .version(installation)
-        .config("wal_keep_size = 0")
-        .config("min_wal_size = 2MB")
+        .keeping_little_wal()
         .config("max_wal_size = 2MB")
         .config(&format!("max_slot_wal_keep_size = {megabytes}MB"))
         .start()
@@ -34,6 +32,13 @@ fn creating(server: &Server, archive: &Archive) -> Process {
 
 fn slots(server: &Server) -> String {
     server.sql("select slot_name, slot_type, restart_lsn is not null from pg_replication_slots")
+}
+
+/// Drops the slot, as soon as nobody uses it.
+fn drop_slot(server: &Server) {
+    until("the slot can be dropped", || {
+        server.try_sql("select pg_drop_replication_slot('s1')").ok()
+    });
 }
 
 // ---- a slot that is missing ----
@@ -66,9 +71,7 @@ fn a_slot_lost_with_its_server_is_made_again_and_what_is_stored_goes_on() {
         let receiver = creating(&server, &archive);
         server.wait_flushed(server.write_wal(1500));
         receiver.stop();
-        until("the slot can be dropped", || {
-            server.try_sql("select pg_drop_replication_slot('s1')").ok()
-        });
+        drop_slot(&server);
         server.write_wal(1500);
         let receiver = walring(&server, &archive, &CREATE);
         let words = "warning: replication slot \"s1\" did not exist on ";
@@ -112,16 +115,8 @@ fn wal_that_went_while_there_was_no_slot_is_never_left_out() {
     server.wait_flushed(server.write_wal(10));
     receiver.stop();
     let before = archive.contents();
-    until("the slot can be dropped", || {
-        server.try_sql("select pg_drop_replication_slot('s1')").ok()
-    });
-    let kept = archive.names();
-    until("the server removes WAL", || {
-        server.switch_wal();
-        server.sql("checkpoint");
-        let oldest = server.sql("select min(name) from pg_ls_waldir()");
-        (oldest > *kept.last().unwrap()).then_some(())
-    });
+    drop_slot(&server);
+    server.remove_wal_behind(archive.names().last().unwrap());
     let exit = walring(&server, &archive, &[&CREATE[..], &["-n"]].concat()).finish();
     assert_eq!(exit.code, Some(1), "{exit:#?}");
     assert!(
@@ -193,21 +188,8 @@ fn watched(server: &Server, relay: &Relay, archive: &Archive) -> (Process, Http)
         server.socket_directory().display(),
         server.port()
     );
-    let mut command: Command = program::receive();
-    command
-        .arg("-D")
-        .arg(archive.path())
-        .args([
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &relay.port().to_string(),
-            "-U",
-            "postgres",
-        ])
-        .args(["--slot=s1", "--synchronous", "--listen=127.0.0.1:0", &watch])
-        .env("PGAPPNAME", RECEIVER_NAME);
-    let receiver = Process::spawn(command);
+    let arguments = ["--slot=s1", "--synchronous", "--listen=127.0.0.1:0", &watch];
+    let receiver = walring_at(&at_port(relay.port()), archive, &arguments);
     let http = Http::of(&receiver);
     wait_for_streaming(server);
     (receiver, http)
@@ -236,6 +218,15 @@ fn stall(relay: &Relay) {
     relay.set(Direction::Up, weather);
 }
 
+/// Writes until the server keeps less than 2 MiB more for the slot.
+fn leave_little(server: &Server) {
+    until("little more is kept", || {
+        server.switch_wal();
+        let safe = server.sql("select safe_wal_size from pg_replication_slots");
+        (safe.parse::<i64>().ok()? < 2 << 20).then_some(())
+    });
+}
+
 fn status(http: &Http) -> walring::edge::status::SlotWatchStatus {
     let status: Status = serde_json::from_str(&http.get("/v1/status").body).expect("a status");
     status.slot_watch.expect("the slot is watched")
@@ -259,14 +250,7 @@ fn a_slot_in_danger_is_told_of_before_it_is_lost_and_a_lost_one_too() {
             receiver.stderr()
         );
         stall(&relay);
-        until("little more is kept", || {
-            server.switch_wal();
-            let safe: i64 = server
-                .sql("select safe_wal_size from pg_replication_slots")
-                .parse()
-                .ok()?;
-            (safe < 2 << 20).then_some(())
-        });
+        leave_little(&server);
         let line = receiver.wait_for_line("warning: replication slot \"s1\" is in danger: ");
         assert!(line.contains("max_slot_wal_keep_size is 16.0 MiB"), "{line}");
         assert_ne!(wal_status(&server), "lost", "it was told too late");
@@ -313,14 +297,7 @@ fn a_danger_that_is_over_is_told_once() {
     let (relay, archive) = (Relay::plain(server.port()), Archive::new());
     let (receiver, http) = watched(&server, &relay, &archive);
     stall(&relay);
-    until("little more is kept", || {
-        server.switch_wal();
-        let safe: i64 = server
-            .sql("select safe_wal_size from pg_replication_slots")
-            .parse()
-            .ok()?;
-        (safe < 2 << 20).then_some(())
-    });
+    leave_little(&server);
     receiver.wait_for_line("warning: replication slot \"s1\" is in danger: ");
     relay.set(Direction::Up, Weather::FAIR);
     server.wait_flushed(server.flush_lsn());
@@ -413,27 +390,14 @@ fn the_watch_asks_the_server_that_the_stream_comes_from() {
     gone.stop_fast();
     server.sql("select pg_create_physical_replication_slot('s1')");
     let hosts = format!(
-        "host={},{} port={},{}",
+        "host={},{} port={},{} user=postgres",
         gone.socket_directory().display(),
         server.socket_directory().display(),
         gone.port(),
         server.port()
     );
-    let mut command = program::receive();
-    command
-        .arg("-D")
-        .arg(archive.path())
-        .args([
-            "-U",
-            "postgres",
-            "-d",
-            &hosts,
-            "--slot=s1",
-            "--slot-watch=same",
-            "--listen=127.0.0.1:0",
-        ])
-        .env("PGAPPNAME", RECEIVER_NAME);
-    let receiver = Process::spawn(command);
+    let arguments = ["--slot=s1", "--slot-watch=same", "--listen=127.0.0.1:0"];
+    let receiver = walring_at(&hosts, &archive, &arguments);
     let http = Http::of(&receiver);
     wait_for_streaming(&server);
     // Reachable again and first in the list, but without the slot.
@@ -455,14 +419,8 @@ fn the_watch_follows_the_stream_to_another_server_behind_the_same_address() {
     for server in [&primary, &standby] {
         server.sql("select pg_create_physical_replication_slot('s1')");
     }
-    let mut command = program::receive();
-    command
-        .arg("-D")
-        .arg(archive.path())
-        .args(["-h", "127.0.0.1", "-p", &relay.port().to_string()])
-        .args(["-U", "postgres", "--slot=s1", "--slot-watch=same"])
-        .env("PGAPPNAME", RECEIVER_NAME);
-    let receiver = Process::spawn(command);
+    let arguments = ["--slot=s1", "--slot-watch=same"];
+    let receiver = walring_at(&at_port(relay.port()), &archive, &arguments);
     let watchers = |server: &Server| {
         server.sql(
             "select count(*) from pg_stat_activity where application_name = 'receiver' and backend_type = 'client backend'",

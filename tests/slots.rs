@@ -141,21 +141,12 @@ fn without_a_slot_and_without_synchronous_nothing_is_reported_as_flushed() {
 
 #[test]
 fn wal_the_server_has_removed_is_an_error_in_its_words() {
-    let server = ServerOptions::default()
-        .config("wal_keep_size = 0")
-        .config("min_wal_size = 2MB")
-        .start();
+    let server = ServerOptions::default().keeping_little_wal().start();
     let archive = Archive::new();
     let receiver = streaming(&server, &archive);
     server.wait_flushed(server.write_wal(10));
     receiver.stop();
-    let kept = archive.names();
-    until("the server removes WAL", || {
-        server.switch_wal();
-        server.sql("checkpoint");
-        let oldest = server.sql("select min(name) from pg_ls_waldir()");
-        (oldest > *kept.last().unwrap()).then_some(())
-    });
+    server.remove_wal_behind(archive.names().last().unwrap());
     let exit = walring(&server, &archive, &["-n"]).finish();
     assert_eq!(exit.code, Some(1), "{exit:#?}");
     assert!(

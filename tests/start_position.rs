@@ -1,7 +1,7 @@
 //! Where streaming starts: behind the newest segment of the directory, whatever state its partial is in.
 mod common;
 
-use common::receiver::streaming;
+use common::receiver::{receive_until, streaming};
 use common::{Archive, Lsn, Server, ServerOptions, walring};
 
 #[test]
@@ -110,7 +110,7 @@ fn names_go_on_across_the_four_gigabyte_line() {
     reset
         .args(["-l", "000000010000000000000FFE", "-D"])
         .arg(server.data());
-    common::server::run(reset);
+    common::process::run(reset);
     server.start_again();
     let archive = Archive::new();
     let receiver = streaming(&server, &archive);
@@ -158,11 +158,4 @@ fn a_directory_ahead_of_the_server_is_an_error_and_stays_as_it_is() {
         .map(|name| archive.read(&name))
         .collect();
     assert!(before == after, "files were touched: {:?}", archive.names());
-}
-
-/// Receives until the position is durable, and stops.
-fn receive_until(server: &Server, archive: &Archive, end: Lsn) {
-    let receiver = walring(server, archive, &["--synchronous"]);
-    server.wait_flushed(end);
-    receiver.stop();
 }

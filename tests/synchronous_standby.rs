@@ -4,8 +4,7 @@
 //! for its own sake.
 mod common;
 
-use common::receiver::wait_for_streaming;
-use common::wait::until;
+use common::receiver::{make_synchronous_as, wait_for_streaming};
 use common::{Archive, Process, Server, ServerOptions, walring};
 
 const SLOW_STATUS: &[&str] = &["--synchronous", "-s", "60"];
@@ -134,12 +133,6 @@ fn synchronous(server: &Server, archive: &Archive, names: &str) -> Process {
 
 fn synchronous_with(server: &Server, archive: &Archive, names: &str, options: &[&str]) -> Process {
     let receiver = walring(server, archive, options);
-    wait_for_streaming(server);
-    server.sql(&format!("alter system set synchronous_standby_names = '{names}'"));
-    server.sql("select pg_reload_conf()");
-    let synchronous = |state: &String| state == "sync" || state == "quorum";
-    until("it is synchronous", || {
-        server.receiver_column("sync_state").filter(synchronous)
-    });
+    make_synchronous_as(server, names);
     receiver
 }

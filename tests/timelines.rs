@@ -1,31 +1,17 @@
 //! Promotions: the new timeline is followed, and its history kept.
 mod common;
 
-use common::process::Exit;
-use common::receiver::{streaming, wait_for_streaming};
+use common::receiver::{assert_follows_promotion, receive_until, streaming};
 use common::wait::until;
 use common::{Archive, Lsn, Server, walring};
 
 #[test]
 fn a_promotion_is_followed_on_the_same_connection() {
     let (server, archive) = (Server::start(), Archive::new());
-    server.write_wal(10);
-    server.restart_as_standby();
-    let receiver = walring(&server, &archive, &["--synchronous", "-v"]);
-    wait_for_streaming(&server);
-    let walsender = server.receiver_column("pid");
-    server.promote();
-    let end = server.write_wal(1500);
-    server.wait_flushed(end);
-    assert_eq!(
-        server.receiver_column("pid"),
-        walsender,
-        "{:#?}",
-        receiver.stderr()
-    );
-    receiver.stop();
+    assert_follows_promotion(&server, &archive, || {
+        walring(&server, &archive, &["--synchronous", "-v"])
+    });
     assert_history(&server, &archive, 2);
-    archive.assert_holds(&server, 2, end);
 }
 
 #[test]
@@ -181,10 +167,4 @@ fn switch_point(server: &Server, timeline: u32) -> Lsn {
         .expect("a position")
         .parse()
         .expect("an LSN")
-}
-
-fn receive_until(server: &Server, archive: &Archive, end: Lsn) -> Exit {
-    let receiver = walring(server, archive, &["--synchronous"]);
-    server.wait_flushed(end);
-    receiver.stop()
 }

@@ -6,9 +6,10 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use common::Walsender;
-use common::attempt::{Attempt, Client, said};
+use common::attempt::{Attempt, Client};
 use common::terminator::{Manner, terminate};
 use common::walsender::{Identity, Session, authentication, parameter, ready};
+use common::words::said;
 
 /// What came of an attempt.
 #[derive(Debug, PartialEq, Eq)]

@@ -2,11 +2,10 @@
 //! connection is made again, and in the end everything is there.
 mod common;
 
-use common::receiver::wait_for_streaming;
-use common::server::RECEIVER_NAME;
+use common::receiver::{wait_for_nobody, wait_for_streaming, walring_at};
 use common::terminator::{Harm, Manner, terminate};
-use common::tls::server_with_tls;
-use common::{Archive, Process, Server, program};
+use common::tls::{conninfo, server_with_tls};
+use common::{Archive, Server};
 
 /// Everything that can happen to one record.
 const HARMS: [Harm; 17] = [
@@ -29,22 +28,12 @@ const HARMS: [Harm; 17] = [
     Harm::Plain(20, &[1, 1]),
 ];
 
-fn receiver(port: u16, archive: &Archive) -> Process {
-    let mut command = program::receive();
-    let aim = format!("host=localhost hostaddr=127.0.0.1 port={port} user=either sslmode=require");
-    command
-        .arg("-D")
-        .arg(archive.path())
-        .args(["-d", &aim, "--synchronous", "--no-password"]);
-    command.env("PGAPPNAME", RECEIVER_NAME);
-    Process::spawn(command)
-}
-
 /// The harm is noticed, the connection made again, and nothing is missing or wrong.
 fn survives(server: &Server, manner: Manner) {
     let what = format!("{:?}", manner.harm);
     let archive = Archive::new();
-    let receiver = receiver(terminate(server.port(), manner), &archive);
+    let aim = conninfo(terminate(server.port(), manner));
+    let receiver = walring_at(&aim, &archive, &["--synchronous", "--no-password"]);
     wait_for_streaming(server);
     let end = server.write_wal(1000);
     receiver.wait_for_line("disconnected");
@@ -52,7 +41,7 @@ fn survives(server: &Server, manner: Manner) {
     let exit = receiver.stop();
     assert!(!exit.has_line_with(&["panicked"]), "{what}: {exit:#?}");
     archive.assert_holds(server, 1, end);
-    common::receiver::wait_for_nobody(server);
+    wait_for_nobody(server);
 }
 
 /// Each harm in the stream, behind so many bytes of content.
@@ -110,16 +99,8 @@ fn harm_to_the_first_records_is_an_error_of_the_connection() {
                 harm: Some((0, harm)),
                 ..Manner::default()
             };
-            let mut command = program::receive();
-            let port = terminate(server.port(), manner);
-            let aim = format!(
-                "host=localhost hostaddr=127.0.0.1 port={port} user=either sslmode=require connect_timeout=5"
-            );
-            command
-                .arg("-D")
-                .arg(archive.path())
-                .args(["-d", &aim, "--no-loop", "--no-password"]);
-            let exit = Process::spawn(command).finish();
+            let aim = format!("{} connect_timeout=5", conninfo(terminate(server.port(), manner)));
+            let exit = walring_at(&aim, &archive, &["--no-loop", "--no-password"]).finish();
             assert_eq!(exit.code, Some(1), "{harm:?}: {exit:#?}");
             assert!(
                 exit.has_line_with(&["error: connection to server at"]),

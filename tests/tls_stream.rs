@@ -2,32 +2,26 @@
 //! new keys, promotions and broken connections.
 mod common;
 
-use std::process::Command;
-
 use common::archive::assert_same;
-use common::receiver::{wait_for_nobody, wait_for_streaming};
+use common::receiver::{
+    aim_at, assert_follows_promotion, make_synchronous, wait_for_nobody, wait_for_streaming, walring_at,
+};
 use common::relay::{DIRECTIONS, Relay, Weather};
 use common::server::RECEIVER_NAME;
 use common::terminator::{Manner, terminate};
-use common::tls::{server_with_tls, start, with_tls};
+use common::tls::{conninfo, server_with_tls, start, with_tls};
 use common::wait::until;
-use common::{Archive, Installation, Lsn, Process, Server, ServerOptions, program};
+use common::{Archive, Installation, Lsn, Process, Server, ServerOptions};
 
-/// A receiver on its way through TLS.
-fn encrypted(mut command: Command, archive: &Archive, port: u16, settings: &str) -> Process {
-    let aim = format!("host=localhost hostaddr=127.0.0.1 port={port} user=either sslmode=require");
-    command
-        .arg("-D")
-        .arg(archive.path())
-        .args(["-d", &format!("{aim} {settings}")]);
-    command.args(["--synchronous", "--no-password"]);
-    command.env("PGAPPNAME", RECEIVER_NAME);
-    Process::spawn(command)
+const SYNCHRONOUS: [&str; 2] = ["--synchronous", "--no-password"];
+
+/// walring on its way through TLS to a port of this machine.
+fn walring_to(port: u16, archive: &Archive, settings: &str) -> Process {
+    walring_at(&through_tls(port, settings), archive, &SYNCHRONOUS)
 }
 
-/// walring with TLS to a port of this machine.
-fn walring_to(port: u16, archive: &Archive, settings: &str) -> Process {
-    encrypted(program::receive(), archive, port, settings)
+fn through_tls(port: u16, settings: &str) -> String {
+    format!("{} {settings}", conninfo(port))
 }
 
 /// The server's view of the receiver's TLS: its version and cipher.
@@ -60,7 +54,8 @@ fn the_files_are_those_of_pg_receivewal() {
         let (ours, theirs) = (Archive::new(), Archive::new());
         let mut reference = Installation::standard().command("pg_receivewal");
         reference.arg("--status-interval=1");
-        let reference = encrypted(reference, &theirs, server.port(), "application_name=reference");
+        let aim = through_tls(server.port(), "application_name=reference");
+        let reference = Process::spawn(aim_at(reference, &aim, theirs.path(), &SYNCHRONOUS));
         let receiver = walring_to(server.port(), &ours, "");
         wait_for_streaming(&server);
         assert!(
@@ -254,40 +249,11 @@ fn a_start_within_a_segment_goes_on() {
 fn a_promotion_is_followed_on_the_same_connection() {
     for version in ["TLSv1.2", "TLSv1.3"] {
         let (server, archive) = (server_with_tls(), Archive::new());
-        server.write_wal(10);
-        server.restart_as_standby();
-        let receiver = walring_to(
-            server.port(),
-            &archive,
-            &format!("ssl_max_protocol_version={version}"),
-        );
-        wait_for_streaming(&server);
-        let walsender = server.receiver_column("pid");
-        server.promote();
-        let end = server.write_wal(1500);
-        server.wait_flushed(end);
-        assert_eq!(
-            server.receiver_column("pid"),
-            walsender,
-            "{:#?}",
-            receiver.stderr()
-        );
-        receiver.stop();
-        archive.assert_holds(&server, 2, end);
+        assert_follows_promotion(&server, &archive, || {
+            let settings = format!("ssl_max_protocol_version={version}");
+            walring_to(server.port(), &archive, &settings)
+        });
     }
-}
-
-fn wait_for_commits(server: &Server) {
-    wait_for_streaming(server);
-    server.sql(&format!(
-        "alter system set synchronous_standby_names = '{RECEIVER_NAME}'"
-    ));
-    server.reload();
-    until("it is synchronous", || {
-        server
-            .receiver_column("sync_state")
-            .filter(|state| state == "sync")
-    });
 }
 
 #[test]
@@ -303,7 +269,7 @@ fn commits_whose_records_come_in_pieces_keep_the_connection() {
         },
     );
     let receiver = walring_to(relay.port(), &archive, "");
-    wait_for_commits(&server);
+    make_synchronous(&server);
     server.sql("create table t (text text)");
     // Quick one after the other, so that the next is waited for in place where the disk is quick; each is a record of
     // several pieces.
@@ -322,7 +288,7 @@ fn commits_whose_records_come_in_pieces_keep_the_connection() {
 fn commits_return_through_tls() {
     let (server, archive) = (server_with_tls(), Archive::new());
     let receiver = walring_to(server.port(), &archive, "");
-    wait_for_commits(&server);
+    make_synchronous(&server);
     server.sql("create table t (i int)");
     for i in 0..50 {
         server.sql(&format!("insert into t values ({i})"));

@@ -21,6 +21,7 @@ mod common {
     pub mod lsn;
     pub mod postgres;
     pub mod process;
+    pub mod scratch;
     pub mod server;
     pub mod skip;
     pub mod wait;

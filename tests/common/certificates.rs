@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use super::server::{open_to_server_user, run, scratch};
+use super::process::run;
+use super::scratch::{open_to_server_user, scratch};
 
 const RECIPE: &str = include_str!("certificates.sh");
 

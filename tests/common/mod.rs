@@ -20,6 +20,7 @@ pub mod program;
 pub mod receiver;
 pub mod relay;
 pub mod restore;
+pub mod scratch;
 pub mod server;
 pub mod session;
 pub mod skip;
@@ -31,6 +32,7 @@ pub mod tls;
 pub mod trickster;
 pub mod wait;
 pub mod walsender;
+pub mod words;
 
 pub use archive::Archive;
 pub use http::Http;

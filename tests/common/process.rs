@@ -47,6 +47,19 @@ pub fn succeeds(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }
 
+/// Runs a command to its end, which must be a success.
+#[track_caller]
+pub fn run(mut command: Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("start {command:?}: {e}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
 impl Process {
     /// Starts a command and collects what it says.
     pub fn spawn(mut command: Command) -> Process {

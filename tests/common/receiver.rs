@@ -6,7 +6,7 @@ use std::process::Command;
 use super::process::{Exit, Process};
 use super::server::{RECEIVER_NAME, Server};
 use super::wait::until;
-use super::{Archive, program};
+use super::{Archive, Lsn, program};
 
 /// The program under test, receiving from the server into the archive.
 pub fn walring(server: &Server, archive: &Archive, arguments: &[&str]) -> Process {
@@ -54,6 +54,34 @@ pub fn aim(mut command: Command, server: &Server, directory: &Path, arguments: &
     command
 }
 
+/// The program under test, receiving from where the connection string leads into the archive.
+pub fn walring_at(conninfo: &str, archive: &Archive, arguments: &[&str]) -> Process {
+    Process::spawn(aim_at(program::receive(), conninfo, archive.path(), arguments))
+}
+
+/// Any program that understands the options of `pg_receivewal`, led to its server by a connection string.
+pub fn aim_at(mut command: Command, conninfo: &str, directory: &Path, arguments: &[&str]) -> Command {
+    command
+        .arg("-D")
+        .arg(directory)
+        .args(["-d", conninfo])
+        .args(arguments);
+    command.env("PGAPPNAME", RECEIVER_NAME);
+    command
+}
+
+/// Leads the user `postgres` to a port of this machine.
+pub fn at_port(port: u16) -> String {
+    format!("host=127.0.0.1 port={port} user=postgres")
+}
+
+/// Receives until the position is durable, and stops.
+pub fn receive_until(server: &Server, archive: &Archive, end: Lsn) -> Exit {
+    let receiver = walring(server, archive, &["--synchronous"]);
+    server.wait_flushed(end);
+    receiver.stop()
+}
+
 /// Runs the program under test to its end with these arguments only.
 pub fn run(arguments: &[&str]) -> Exit {
     let mut command = program::receive();
@@ -75,4 +103,42 @@ pub fn wait_for_streaming(server: &Server) {
             .receiver_column("state")
             .filter(|state| state == "streaming")
     });
+}
+
+/// Commits wait for the receiver, which streams, from now on.
+pub fn make_synchronous(server: &Server) {
+    make_synchronous_as(server, RECEIVER_NAME);
+}
+
+/// The same, by what `synchronous_standby_names` can say of it.
+pub fn make_synchronous_as(server: &Server, names: &str) {
+    wait_for_streaming(server);
+    server.sql(&format!("alter system set synchronous_standby_names = '{names}'"));
+    server.reload();
+    until("commits wait for the receiver", || {
+        let state = server.receiver_column("sync_state")?;
+        matches!(state.as_str(), "sync" | "quorum").then_some(())
+    });
+}
+
+/// A server is promoted while it is received from: asserts that the new timeline comes on the same connection, and that
+/// nothing is missing.
+#[track_caller]
+pub fn assert_follows_promotion(server: &Server, archive: &Archive, start: impl FnOnce() -> Process) {
+    server.write_wal(10);
+    server.restart_as_standby();
+    let receiver = start();
+    wait_for_streaming(server);
+    let walsender = server.receiver_column("pid");
+    server.promote();
+    let end = server.write_wal(1500);
+    server.wait_flushed(end);
+    assert_eq!(
+        server.receiver_column("pid"),
+        walsender,
+        "{:#?}",
+        receiver.stderr()
+    );
+    receiver.stop();
+    archive.assert_holds(server, 2, end);
 }

@@ -1,7 +1,8 @@
 //! Recovery of a base backup from a receiver's directory alone.
 
 use super::archive::Archive;
-use super::server::{Server, give_to_server_user};
+use super::scratch::give_to_server_user;
+use super::server::Server;
 use super::wait::until;
 
 /// Recovers a copy from the archive, the partial segment last, and makes it writable.

@@ -1,38 +1,23 @@
 //! A PostgreSQL server of its own for a test: on loopback and a private socket, with its data in memory if possible.
 
-use std::io::Write;
+mod options;
+mod queries;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::lsn::Lsn;
-use super::postgres::{Installation, server_user};
-use super::process::Process;
-use super::wait::{self, until};
+use super::postgres::Installation;
+use super::process::run;
+use super::scratch::{append, copy_tree, give_to_server_user};
+use super::wait::until;
+
+pub use options::ServerOptions;
 
 /// The `application_name` under which receivers connect.
 pub const RECEIVER_NAME: &str = "receiver";
-
-/// What every server of the tests has in common.
-const CONFIG: &str = "
-fsync = off
-autovacuum = off
-checkpoint_timeout = 1h
-wal_keep_size = 2GB
-shared_buffers = 16MB
-log_replication_commands = on
-listen_addresses = '127.0.0.1'
-";
-
-/// What can be chosen about a server.
-pub struct ServerOptions {
-    installation: Installation,
-    segment_mb: u32,
-    cluster: &'static str,
-    config: Vec<String>,
-}
 
 /// A server; stopped, and its files removed, when it goes out of scope.
 pub struct Server {
@@ -41,100 +26,6 @@ pub struct Server {
     home: tempfile::TempDir,
     port: u16,
     postmaster: Mutex<Option<Child>>,
-}
-
-impl Default for ServerOptions {
-    fn default() -> ServerOptions {
-        ServerOptions {
-            installation: Installation::standard(),
-            segment_mb: 1,
-            cluster: "usual",
-            config: Vec::new(),
-        }
-    }
-}
-
-impl ServerOptions {
-    /// Another version than the distribution's.
-    pub fn version(mut self, installation: &Installation) -> ServerOptions {
-        self.installation = installation.clone();
-        self
-    }
-
-    /// Another size than 1 MB for the segments.
-    pub fn segment_mb(mut self, segment_mb: u32) -> ServerOptions {
-        self.segment_mb = segment_mb;
-        self
-    }
-
-    /// A system identifier that no other server has.
-    pub fn another_cluster(mut self) -> ServerOptions {
-        self.cluster = "another";
-        self
-    }
-
-    /// One more line for `postgresql.conf`.
-    pub fn config(mut self, line: &str) -> ServerOptions {
-        self.config.push(line.to_owned());
-        self
-    }
-
-    /// Makes the server and starts it.
-    pub fn start(self) -> Server {
-        let server = self.create();
-        server.start_again();
-        server
-    }
-
-    /// Makes the server without starting it.
-    pub fn create(self) -> Server {
-        let home = tempfile::Builder::new()
-            .prefix("server-")
-            .tempdir_in(scratch())
-            .expect("create a home");
-        open_to_server_user(home.path());
-        copy_tree(&self.template(), &home.path().join("data"));
-        let server = Server {
-            installation: self.installation,
-            segment_mb: self.segment_mb,
-            port: free_port(),
-            home,
-            postmaster: Mutex::new(None),
-        };
-        let own = format!(
-            "port = {}\nunix_socket_directories = '{}'\n",
-            server.port,
-            server.home.path().display()
-        );
-        server.append_config(&[CONFIG, &own, &self.config.join("\n"), "\n"].concat());
-        server
-    }
-
-    /// A fresh cluster to copy from: `initdb` takes longer than the copy. Test programs that run at the same time may
-    /// both make it; the first rename wins.
-    fn template(&self) -> PathBuf {
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let uid = rustix::process::geteuid().as_raw();
-        let what = format!("{}-{}-{}", self.installation.id(), self.segment_mb, self.cluster);
-        let finished = scratch().join(format!("walring-template-{uid}{what}"));
-        if !finished.exists() {
-            let work = tempfile::Builder::new()
-                .prefix("template-")
-                .tempdir_in(scratch())
-                .expect("create a template");
-            open_to_server_user(work.path());
-            let mut initdb = self.installation.server_command("initdb");
-            initdb.args(["-U", "postgres", "-A", "trust", "-N", "--no-locale", "-E", "UTF8"]);
-            initdb
-                .arg(format!("--wal-segsize={}", self.segment_mb))
-                .arg("-D")
-                .arg(work.path().join("data"));
-            run(initdb);
-            let _ = std::fs::rename(work.path().join("data"), &finished);
-        }
-        finished
-    }
 }
 
 impl Server {
@@ -332,114 +223,6 @@ impl Server {
         std::fs::write(self.data().join("postgresql.conf"), config).expect("configure the copy");
     }
 
-    /// The answer to a query, as `psql` prints it without decoration.
-    #[track_caller]
-    pub fn sql(&self, query: &str) -> String {
-        self.try_sql(query)
-            .unwrap_or_else(|error| panic!("{query}: {error}"))
-    }
-
-    /// The answer to a query, or what went wrong.
-    pub fn try_sql(&self, query: &str) -> Result<String, String> {
-        let exit = self.start_sql(query).finish();
-        if exit.code == Some(0) {
-            Ok(exit.stdout.trim_end().to_owned())
-        } else {
-            Err(exit.stderr.join("\n"))
-        }
-    }
-
-    /// A query that runs in the background; the test decides whether it may or must end.
-    pub fn start_sql(&self, query: &str) -> Process {
-        let mut command = self.client("psql");
-        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", query]);
-        Process::spawn(command)
-    }
-
-    /// A position the server answers with.
-    #[track_caller]
-    pub fn lsn(&self, expression: &str) -> Lsn {
-        self.sql(&format!("select {expression}")).parse().expect("an LSN")
-    }
-
-    /// How far the server's own WAL is durable.
-    #[track_caller]
-    pub fn flush_lsn(&self) -> Lsn {
-        self.lsn("pg_current_wal_flush_lsn()")
-    }
-
-    /// Writes about this much WAL, committed.
-    #[track_caller]
-    pub fn write_wal(&self, kilobytes: u32) -> Lsn {
-        let text = "repeat(md5(random()::text), 32)";
-        self.sql(&format!(
-            "select count(pg_logical_emit_message(true, 'load', {text})) from generate_series(1, {kilobytes})"
-        ));
-        self.flush_lsn()
-    }
-
-    /// Ends the current segment: the position is exactly at the beginning of the next.
-    #[track_caller]
-    pub fn switch_wal(&self) -> Lsn {
-        self.write_wal(1);
-        let end = self.lsn("pg_switch_wal()");
-        let segment_bytes = self.segment_bytes();
-        Lsn(end.0.div_ceil(segment_bytes) * segment_bytes)
-    }
-
-    /// A column of `pg_stat_replication` about the receiver, if it is connected and the column has a value; of its
-    /// latest connection, should the server not have noticed the end of one before.
-    pub fn receiver_column(&self, column: &str) -> Option<String> {
-        let query = format!(
-            "select {column} from pg_stat_replication where application_name = '{RECEIVER_NAME}' and {column} is not null \
-             order by backend_start desc limit 1"
-        );
-        self.try_sql(&query).ok().filter(|answer| !answer.is_empty())
-    }
-
-    /// Waits until the receiver has acknowledged the position as flushed.
-    #[track_caller]
-    pub fn wait_flushed(&self, position: Lsn) {
-        self.wait_reported("flush_lsn", position);
-    }
-
-    /// Waits until the receiver has reported the position in this column of `pg_stat_replication`.
-    #[track_caller]
-    pub fn wait_reported(&self, column: &str, position: Lsn) {
-        let reported = || {
-            self.receiver_column(column)
-                .and_then(|lsn| lsn.parse::<Lsn>().ok())
-        };
-        wait::within(wait::HANG, || reported().filter(|lsn| *lsn >= position))
-            .unwrap_or_else(|| panic!("{column} is {:?}, not {position}", reported()));
-    }
-
-    /// Where a slot keeps WAL from, once it does.
-    pub fn slot_restart_lsn(&self, slot: &str) -> Option<Lsn> {
-        let query = format!("select restart_lsn from pg_replication_slots where slot_name = '{slot}'");
-        self.sql(&query).parse().ok()
-    }
-
-    /// A file of the server's own `pg_wal`.
-    #[track_caller]
-    pub fn wal_file(&self, name: &str) -> Vec<u8> {
-        std::fs::read(self.data().join("pg_wal").join(name))
-            .unwrap_or_else(|e| panic!("read pg_wal/{name}: {e}"))
-    }
-
-    /// Fills the tables of `pgbench`: about 15 MB of WAL.
-    #[track_caller]
-    pub fn pgbench_init(&self) {
-        self.start_pgbench(&["-i", "-q"]).finish().assert_success();
-    }
-
-    /// Runs `pgbench` in the background; it is stopped when the handle goes out of scope.
-    pub fn start_pgbench(&self, arguments: &[&str]) -> Process {
-        let mut command = self.client("pgbench");
-        command.args(arguments).arg("postgres");
-        Process::spawn(command)
-    }
-
     /// The process id of the server's first process, if it runs.
     pub fn postmaster_pid(&self) -> Option<Pid> {
         self.postmaster().as_ref().map(Pid::from_child)
@@ -448,16 +231,6 @@ impl Server {
     /// Also after a failure while it was locked: the server has to be stopped then, too.
     fn postmaster(&self) -> MutexGuard<'_, Option<Child>> {
         self.postmaster.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A client program, aimed at this server.
-    pub fn client(&self, program: &str) -> Command {
-        let mut command = self.installation.command(program);
-        command
-            .arg("-h")
-            .arg(self.socket_directory())
-            .args(["-p", &self.port.to_string(), "-U", "postgres"]);
-        command
     }
 
     fn launch(&self) {
@@ -512,59 +285,6 @@ impl Drop for Server {
     }
 }
 
-/// Runs a command to its end, which must be a success.
-#[track_caller]
-pub fn run(mut command: Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|e| panic!("start {command:?}: {e}"));
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
 fn is_ready(status: &str) -> bool {
     matches!(status.trim(), "ready" | "standby")
-}
-
-/// Where servers live: what `tests/run.sh` chose, or the system's place for temporary files.
-pub fn scratch() -> PathBuf {
-    let chosen = std::env::var_os("WALRING_TEST_DIR").map(PathBuf::from);
-    chosen.unwrap_or_else(std::env::temp_dir)
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    let mut copy = Command::new("cp");
-    copy.arg("-a").arg(from).arg(to);
-    run(copy);
-}
-
-fn append(path: &Path, text: &str) {
-    let mut file = std::fs::OpenOptions::new()
-        .append(true)
-        .open(path)
-        .expect("open to append");
-    file.write_all(text.as_bytes()).expect("append");
-}
-
-/// Lets the servers write into a directory, and everybody read it.
-pub fn open_to_server_user(path: &Path) {
-    give_to_server_user(path);
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(path, mode).expect("open a directory");
-}
-
-/// Lets the servers write a file that a test has made.
-pub fn give_to_server_user(path: &Path) {
-    if let Some((uid, gid)) = server_user() {
-        std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("give a file away");
-    }
-}
-
-/// A port nobody listens on; the kernel does not soon give the same one again.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind a port");
-    listener.local_addr().expect("a bound port").port()
 }

@@ -1,7 +1,8 @@
 //! Servers that offer TLS, with the made-up [certificates].
 
 use super::certificates;
-use super::server::{Server, ServerOptions, give_to_server_user};
+use super::scratch::give_to_server_user;
+use super::server::{Server, ServerOptions};
 
 /// Who may connect how, to tell by the role.
 const RULES: &str = "
@@ -80,4 +81,9 @@ fn install(server: &Server, name: &str) {
         std::fs::copy(source, &target).expect("copy a certificate");
         give_to_server_user(&target);
     }
+}
+
+/// Leads to a port of this machine by a name that its certificate has, through TLS.
+pub fn conninfo(port: u16) -> String {
+    format!("host=localhost hostaddr=127.0.0.1 port={port} user=either sslmode=require")
 }

@@ -5,7 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::attempt::{Attempt, Client, said};
+use super::attempt::{Attempt, Client};
+use super::words::said;
 
 /// A client that has said nothing for so long has nothing more to say.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -26,6 +26,7 @@ pub mod common {
     pub mod postgres;
     pub mod process;
     pub mod relay;
+    pub mod scratch;
     pub mod server;
     pub mod skip;
     pub mod statuses;
