@@ -5,7 +5,7 @@ mod model;
 
 use std::path::Path;
 
-use common::{Installation, Server, ServerOptions};
+use common::{Installation, Server, ServerOptions, at_once};
 use model::reading::{Reader, Seen};
 use model::wal::{Shape, Wal, Written};
 use walring::core::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
@@ -195,35 +195,32 @@ fn work(server: &Server) {
 
 #[test]
 fn a_servers_log_is_read_as_its_own_tool_reads_it() {
-    for installation in Installation::with_wal() {
-        let sizes = if installation.id() == Installation::standard().id() {
-            &[1, 16][..]
-        } else {
-            &[1]
-        };
-        for &segment_mb in sizes {
-            let options = ServerOptions::default()
-                .version(&installation)
-                .segment_mb(segment_mb);
-            let server = options.config("max_prepared_transactions = 5").start();
-            work(&server);
-            let end = server.flush_lsn();
-            server.stop_fast();
-            let (reader, found) = read(&server);
-            let verified = reader.decoder.verified();
-            assert!(verified >= Lsn(end.0), "all that is flushed is read: {verified}");
-            if installation.has("pg_waldump") {
-                let told = dump(&installation, &server.data().join("pg_wal"), found[0].0);
-                assert_same(&found, &told);
-            }
+    let sizes = Installation::with_wal()
+        .into_iter()
+        .map(|installation| (installation, 1));
+    let sizes = sizes.chain([(Installation::standard(), 16)]);
+    at_once(sizes, |(installation, segment_mb)| {
+        let options = ServerOptions::default()
+            .version(&installation)
+            .segment_mb(segment_mb);
+        let server = options.config("max_prepared_transactions = 5").start();
+        work(&server);
+        let end = server.flush_lsn();
+        server.stop_fast();
+        let (reader, found) = read(&server);
+        let verified = reader.decoder.verified();
+        assert!(verified >= Lsn(end.0), "all that is flushed is read: {verified}");
+        if installation.has("pg_waldump") {
+            let told = dump(&installation, &server.data().join("pg_wal"), found[0].0);
+            assert_same(&found, &told);
         }
-    }
+    });
 }
 
 /// The server dies again and again while it writes long records; what it left unfinished it replaces.
 #[test]
 fn a_record_in_the_middle_of_which_the_server_died_is_passed_over() {
-    for installation in Installation::with_wal() {
+    at_once(Installation::with_wal(), |installation| {
         let server = ServerOptions::default().version(&installation).start();
         let mut abandoned = 0;
         for _ in 0..30 {
@@ -256,7 +253,7 @@ fn a_record_in_the_middle_of_which_the_server_died_is_passed_over() {
             }
         }
         assert!(abandoned > 0, "{}: never died within a record", installation.id());
-    }
+    });
 }
 
 #[test]

@@ -4,17 +4,14 @@ mod common;
 use common::archive::{assert_same, common_prefix, is_zero};
 use common::receiver::{pg_receivewal_command, wait_for_streaming};
 use common::wait::until;
-use common::{Archive, Installation, Lsn, Process, Server, ServerOptions, walring};
+use common::{Archive, Installation, Lsn, Process, Server, ServerOptions, at_once, walring};
 
 #[test]
 fn every_version_is_received_as_pg_receivewal_does() {
-    for installation in Installation::all() {
-        let server = ServerOptions::default()
-            .version(&installation)
-            .segment_mb(4)
-            .start();
-        receive_with_both(&server);
-    }
+    at_once(Installation::all(), |installation| {
+        let options = ServerOptions::default().version(&installation);
+        receive_with_both(&options.segment_mb(4).start());
+    });
 }
 
 #[test]

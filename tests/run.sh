@@ -37,11 +37,15 @@ export WALRING_TEST_DIR
 trap 'rm -rf "$WALRING_TEST_DIR"' EXIT
 chmod 711 "$WALRING_TEST_DIR"
 
+# A test mostly waits, for a server, a disk or a timeout: many at once keep the processors busy.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 4))}
+
 result=0
 cargo test --workspace --no-fail-fast "$@" || result=$?
-# Each benchmark once; its harness does not know the options of the others.
+# Each benchmark once; its harness does not know the options of the others. Of the same packages, so that the dependencies
+# have the same features, and are not compiled again.
 if [ $# -eq 0 ]; then
-    cargo test --bench '*' || result=$?
+    cargo test --workspace --bench '*' || result=$?
 fi
 if [ -s "$WALRING_TEST_DIR/skipped" ]; then
     sort -u "$WALRING_TEST_DIR/skipped"

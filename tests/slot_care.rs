@@ -8,7 +8,7 @@ use common::process::wrap;
 use common::receiver::{aim, at_port, wait_for_streaming, walring_at};
 use common::relay::{Direction, Relay, Weather};
 use common::wait::until;
-use common::{Archive, Http, Installation, Lsn, Process, Server, ServerOptions, program, walring};
+use common::{Archive, Http, Installation, Lsn, Process, Server, ServerOptions, at_once, program, walring};
 use walring::edge::status::Status;
 
 const CREATE: [&str; 3] = ["--slot=s1", "--slot-mode=create", "--synchronous"];
@@ -238,7 +238,7 @@ fn wal_status(server: &Server) -> String {
 
 #[test]
 fn a_slot_in_danger_is_told_of_before_it_is_lost_and_a_lost_one_too() {
-    for installation in Installation::all() {
+    at_once(Installation::all(), |installation| {
         let server = server_that_keeps(&installation, 16);
         let (relay, archive) = (Relay::plain(server.port()), Archive::new());
         let (receiver, http) = watched(&server, &relay, &archive);
@@ -288,7 +288,7 @@ fn a_slot_in_danger_is_told_of_before_it_is_lost_and_a_lost_one_too() {
         assert_eq!(said.matches("is lost").count(), 1, "{said}");
         assert_eq!(said.matches("more than is received").count(), 1, "{said}");
         assert!(said.contains("hint: Copy the missing segments"), "{said}");
-    }
+    });
 }
 
 #[test]

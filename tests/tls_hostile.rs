@@ -5,6 +5,7 @@ mod common;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 
+use common::at_once;
 use common::attempt::{Attempt, Client};
 use common::certificates::file;
 use common::tls::server_with_tls;
@@ -310,15 +311,14 @@ fn a_handshake_that_never_ends_is_given_up_in_time() {
             Ok(())
         }
     };
-    for step in 0..3 {
-        for mode in ["prefer", "require"] {
-            let settings = format!("sslmode={mode} connect_timeout=2");
-            assert_same(
-                &format!("{mode}, {step}"),
-                &trick_both(&settings, silent_at(step)),
-            );
-        }
-    }
+    let cases = (0..3).flat_map(|step| [(step, "prefer"), (step, "require")]);
+    at_once(cases, |(step, mode)| {
+        let settings = format!("sslmode={mode} connect_timeout=2");
+        assert_same(
+            &format!("{mode}, {step}"),
+            &trick_both(&settings, silent_at(step)),
+        );
+    });
 }
 
 #[test]

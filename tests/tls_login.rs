@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use common::Walsender;
 use common::attempt::{Attempt, Client};
 use common::terminator::{Manner, terminate};
-use common::walsender::{Identity, Session, authentication, parameter, ready};
+use common::walsender::{Identity, Session, authentication, error, parameter, ready};
 use common::words::said;
 
 /// What came of an attempt.
@@ -21,7 +21,7 @@ struct Login {
 }
 
 /// The client meets a server that says this after the startup message, through TLS with this certificate or without TLS,
-/// and then listens.
+/// and turns it away once it has answered.
 fn log_in(client: &Client, settings: &str, tls: Option<&'static str>, question: &[u8]) -> Login {
     let answers = Arc::new(Mutex::new(Vec::new()));
     let (heard, question) = (Arc::clone(&answers), question.to_vec());
@@ -41,6 +41,7 @@ fn log_in(client: &Client, settings: &str, tls: Option<&'static str>, question: 
                 .lock()
                 .expect("answers")
                 .push(format!("{}{text}", char::from(tag)));
+            session.send(&refusal())?;
         }
     };
     let identity = Identity {
@@ -71,6 +72,15 @@ fn log_in(client: &Client, settings: &str, tls: Option<&'static str>, question: 
         said: said.map(|line| line.replace(&port.to_string(), "PORT")).collect(),
         answers,
     }
+}
+
+/// The end of an attempt, in the words of a server.
+fn refusal() -> Vec<u8> {
+    error(
+        "FATAL",
+        "28P01",
+        "password authentication failed for user \"walring\"",
+    )
 }
 
 /// What a server may ask for.

@@ -5,7 +5,7 @@ mod common;
 use common::receiver::{wait_for_nobody, wait_for_streaming, walring_at};
 use common::terminator::{Harm, Manner, terminate};
 use common::tls::{conninfo, server_with_tls};
-use common::{Archive, Server};
+use common::{Archive, Server, at_once};
 
 /// Everything that can happen to one record.
 const HARMS: [Harm; 17] = [
@@ -92,7 +92,7 @@ fn every_harm_to_a_short_record_is_survived() {
 fn harm_to_the_first_records_is_an_error_of_the_connection() {
     let server = server_with_tls();
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-        for harm in HARMS {
+        at_once(HARMS, |harm| {
             let archive = Archive::new();
             let manner = Manner {
                 version,
@@ -107,6 +107,6 @@ fn harm_to_the_first_records_is_an_error_of_the_connection() {
                 "{harm:?}: {exit:#?}"
             );
             assert!(archive.names().is_empty(), "{harm:?}: {:?}", archive.names());
-        }
+        });
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use common::postgres::server_user;
 use common::receiver::streaming;
 use common::stored::{archive_of, json, look, verify};
-use common::{Archive, Installation, Lsn, Process, Server, ServerOptions};
+use common::{Archive, Installation, Lsn, Process, Server, ServerOptions, at_once};
 
 const SEGMENT: u64 = 1 << 20;
 
@@ -29,7 +29,7 @@ fn what_servers_of_every_version_write_is_sound() {
 
 #[test]
 fn segments_of_16_and_64_mb_are_sound() {
-    for megabytes in [16, 64] {
+    at_once([16, 64], |megabytes| {
         let server = ServerOptions::default().segment_mb(megabytes).start();
         let first = server.flush_lsn();
         server.pgbench_init();
@@ -40,7 +40,7 @@ fn segments_of_16_and_64_mb_are_sound() {
         let report = json("verify", archive.path(), &[]);
         assert_eq!(report["segment_size"], u64::from(megabytes) << 20);
         assert_eq!(report["timelines"][0]["end"], end.to_string());
-    }
+    });
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use common::{Archive, Installation, Lsn, Server, ServerOptions};
+use common::{Archive, Installation, Lsn, Server, ServerOptions, at_once};
 use walring::edge::verify::{Options, verify};
 
 const PAGE: usize = 8192;
@@ -33,7 +33,7 @@ enum Place {
 
 #[test]
 fn every_flipped_bit_is_found() {
-    for installation in Installation::with_wal() {
+    at_once(Installation::with_wal(), |installation| {
         let server = ServerOptions::default().version(&installation).start();
         let line = Line::written_by(&server);
         let flips = Flips::of(&line, 200);
@@ -44,7 +44,7 @@ fn every_flipped_bit_is_found() {
             installation.id(),
             flips.missed
         );
-    }
+    });
 }
 
 #[test]

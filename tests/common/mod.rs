@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)] // every test program uses a part of it
 
 pub mod archive;
+pub mod at_once;
 pub mod attempt;
 pub mod certificates;
 pub mod clients;
@@ -35,6 +36,7 @@ pub mod walsender;
 pub mod words;
 
 pub use archive::Archive;
+pub use at_once::at_once;
 pub use http::Http;
 pub use lsn::Lsn;
 pub use postgres::Installation;
