@@ -6,11 +6,11 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustls::client::{ResolvesClientCert, Resumption, UnbufferedClientConnection};
+use rustls::client::{ClientConnectionData, ResolvesClientCert, Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{
     CertificateError, ClientConfig, OtherError, SignatureScheme, SupportedProtocolVersion, version,
 };
@@ -274,20 +274,9 @@ impl Handshake {
     fn step(&mut self) -> std::result::Result<Step, rustls::Error> {
         let UnbufferedStatus { discard, state, .. } = self.connection.process_tls_records(&mut self.incoming);
         let step = match state? {
-            ConnectionState::EncodeTlsData(mut data) => {
-                let start = self.outgoing.len();
-                let mut room = 0;
-                loop {
-                    self.outgoing.resize(start + room, 0);
-                    match data.encode(&mut self.outgoing[start..]) {
-                        Ok(count) => {
-                            self.outgoing.truncate(start + count);
-                            break Step::Next;
-                        }
-                        Err(EncodeError::InsufficientSize(size)) => room = size.required_size,
-                        Err(EncodeError::AlreadyEncoded) => break Step::Next,
-                    }
-                }
+            ConnectionState::EncodeTlsData(data) => {
+                encode(data, &mut self.outgoing);
+                Step::Next
             }
             ConnectionState::TransmitTlsData(data) => {
                 data.done();
@@ -298,7 +287,7 @@ impl Handshake {
             // Nobody has asked for anything yet.
             _ => return Err(rustls::Error::General("SSL error: unexpected message".to_owned())),
         };
-        self.incoming.drain(..discard);
+        self.incoming.drain(..discard.min(self.incoming.len()));
         Ok(step)
     }
 
@@ -339,17 +328,30 @@ impl Handshake {
     }
 
     /// Tells the server what was wrong with it, if it still listens.
+    ///
+    /// After an error rustls still holds places in what was read, and panics where it looks for them in vain. It gives
+    /// away what it has to send before it looks at anything: it is asked for that, and for no more.
     async fn say_why(&mut self, socket: &mut Socket) {
-        self.incoming.clear();
-        while let UnbufferedStatus {
-            state: Ok(ConnectionState::EncodeTlsData(mut data)),
-            ..
-        } = self.connection.process_tls_records(&mut [])
-        {
-            let mut alert = [0; 256];
-            if let Ok(count) = data.encode(&mut alert) {
-                let _ = socket.write_all(&alert[..count]).await;
+        while self.connection.wants_write() {
+            match self.connection.process_tls_records(&mut []).state {
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut self.outgoing),
+                _ => break,
             }
+        }
+        let _ = self.send(socket).await;
+    }
+}
+
+/// Puts a record behind those that are to be sent.
+fn encode(mut data: EncodeTlsData<'_, ClientConnectionData>, outgoing: &mut Vec<u8>) {
+    let start = outgoing.len();
+    let mut room = 0;
+    loop {
+        outgoing.resize(start + room, 0);
+        match data.encode(&mut outgoing[start..]) {
+            Ok(count) => return outgoing.truncate(start + count),
+            Err(EncodeError::InsufficientSize(size)) => room = size.required_size,
+            Err(EncodeError::AlreadyEncoded) => return outgoing.truncate(start),
         }
     }
 }

@@ -23,4 +23,6 @@ mod trust;
 pub mod verifier;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

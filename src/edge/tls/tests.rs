@@ -49,13 +49,13 @@ impl Server {
 }
 
 /// A certificate that signed itself, for `localhost`, and its key.
-fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+pub(super) fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     (made.cert.der().clone(), key)
 }
 
-fn settings(pairs: &[(&str, &str)]) -> TlsSettings {
+pub(super) fn settings(pairs: &[(&str, &str)]) -> TlsSettings {
     let mut settings = Settings::default();
     for (keyword, value) in pairs {
         settings.set(keyword, value).unwrap();
@@ -109,18 +109,16 @@ fn connected(
     let (ours, theirs) = UnixStream::pair().unwrap();
     let server = serve(version, suite, theirs);
     let kept = ours.try_clone().unwrap();
-    let (session, peer) = handshake(ours, &settings(&[("sslmode", "require")])).unwrap();
+    let (session, peer) = in_runtime(handshake(ours, &settings(&[("sslmode", "require")]))).unwrap();
     (session, peer, Socketed(kept), server.join().unwrap())
 }
 
-fn handshake(ours: UnixStream, tls: &TlsSettings) -> Result<(Box<Session>, Peer)> {
-    in_runtime(async {
-        let mut socket = Socket::from_blocking(ours.into(), Transport::Unix).unwrap();
-        shake_hands(&mut socket, tls, &host(), None).await
-    })
+pub(super) async fn handshake(ours: UnixStream, tls: &TlsSettings) -> Result<(Box<Session>, Peer)> {
+    let mut socket = Socket::from_blocking(ours.into(), Transport::Unix).unwrap();
+    shake_hands(&mut socket, tls, &host(), None).await
 }
 
-fn in_runtime<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn in_runtime<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -340,7 +338,7 @@ fn a_handshake_that_ends_in_the_middle_is_an_error() {
         theirs.read_exact(&mut hello).unwrap();
         theirs.write_all(&[22, 3, 3, 0, 100, 2]).unwrap();
     });
-    let error = handshake(ours, &settings(&[("sslmode", "require")])).unwrap_err();
+    let error = in_runtime(handshake(ours, &settings(&[("sslmode", "require")]))).unwrap_err();
     assert_eq!(error.to_string(), "SSL SYSCALL error: EOF detected");
     server.join().unwrap();
 }
@@ -355,7 +353,7 @@ fn what_is_no_tls_is_no_handshake() {
         let mut rest = Vec::new();
         let _ = theirs.read_to_end(&mut rest);
     });
-    let error = handshake(ours, &settings(&[("sslmode", "require")])).unwrap_err();
+    let error = in_runtime(handshake(ours, &settings(&[("sslmode", "require")]))).unwrap_err();
     assert!(error.to_string().starts_with("SSL error: "), "{error}");
     assert!(!error.to_string().contains("injected"), "{error}");
     server.join().unwrap();
