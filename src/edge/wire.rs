@@ -10,7 +10,7 @@ use crate::edge::report;
 use crate::edge::socket::{Socket, Transport};
 use crate::error::{Error, Result, system_text};
 use crate::ring::contract::Channel;
-use crate::ring::tls::Session;
+use crate::ring::tls::{Sealed, Session};
 
 /// Length of a message's tag and length, in bytes.
 const HEADER: usize = 5;
@@ -277,12 +277,41 @@ async fn read_sealed(socket: &mut Socket, tls: &mut Session, unread: &mut BytesM
         if tls.is_closed() {
             return Ok(false);
         }
-        let mut sealed = tls.lend_memory();
-        let read = socket.read(sealed.space()).await;
-        sealed.arrived(*read.as_ref().unwrap_or(&0));
-        tls.return_memory(sealed);
-        if any(read)? == 0 {
+        if any(Lent::by(tls).read(socket).await)? == 0 {
             return Ok(false);
+        }
+    }
+}
+
+/// Memory that a session has lent for a read. It gets it back also where the wait for the read is given up, before which
+/// nothing was read.
+struct Lent<'a> {
+    sealed: Option<Sealed>,
+    by: &'a mut Session,
+}
+
+impl Lent<'_> {
+    fn by(session: &mut Session) -> Lent<'_> {
+        Lent {
+            sealed: Some(session.lend_memory()),
+            by: session,
+        }
+    }
+
+    async fn read(mut self, socket: &mut Socket) -> io::Result<usize> {
+        let Some(sealed) = &mut self.sealed else {
+            return Ok(0);
+        };
+        let count = socket.read(sealed.space()).await?;
+        sealed.arrived(count);
+        Ok(count)
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if let Some(sealed) = self.sealed.take() {
+            self.by.return_memory(sealed);
         }
     }
 }

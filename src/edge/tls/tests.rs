@@ -304,6 +304,24 @@ fn the_servers_word_is_its_end_although_the_socket_stays_open() {
 }
 
 #[test]
+fn a_wait_for_a_message_can_be_given_up() {
+    let (session, _, socket, mut server) = connected(&TLS13, None);
+    in_runtime(async {
+        let socket = Socket::from_blocking(socket.0.into(), Transport::Unix).unwrap();
+        let mut wire = Wire::new(socket, Some(session));
+        for _ in 0..3 {
+            tokio::select! {
+                biased;
+                _ = wire.receive() => panic!("nothing was sent"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        server.send(b"Z\0\0\0\x05I");
+        assert!(wire.receive().await.is_ok());
+    });
+}
+
+#[test]
 fn our_end_is_understood() {
     let (mut session, _, mut socket, mut server) = connected(&TLS13, None);
     let end = session.seal_end().unwrap();
