@@ -54,6 +54,30 @@ fn certificates_open_the_doors_they_open_for_libpq() {
 }
 
 #[test]
+fn what_leads_from_a_certificate_to_the_root_is_taken_from_the_roots() {
+    let server = server_with_tls();
+    let mut comparison = Comparison::on(&server);
+    for name in ["client-without-chain", "client-wrong-chain", "client-good"] {
+        for root in ["root.crt", "root-and-intermediate.crt", "root-and-impostor.crt"] {
+            for role in ["certified", "verified", "encrypted"] {
+                for version in ["TLSv1.2", "TLSv1.3"] {
+                    let settings = format!("{} sslrootcert={}", pair(role, name), file(root));
+                    let attempt = Attempt::with(format!("{settings} ssl_max_protocol_version={version}"));
+                    comparison.compare_as(name, &attempt);
+                }
+            }
+        }
+    }
+    let with = |name: &str| {
+        let root = file("root-and-intermediate.crt");
+        Attempt::with(format!("{} sslrootcert={root}", pair("certified", name)))
+    };
+    comparison.compare(&with("client-without-chain").succeeds());
+    comparison.compare(&with("client-wrong-chain").fails());
+    comparison.finish();
+}
+
+#[test]
 fn a_server_that_asks_for_no_certificate_gets_none() {
     let server = server_with_tls();
     server.append_config("ssl_ca_file = ''\n");

@@ -80,6 +80,8 @@ openssl req -x509 -new -key impostor.key -days 3650 -subj "$(subject root)" -out
 ledger impostor 3001
 cat other-root.crt root.crt >both-roots.crt
 cat root.crt intermediate.crt >root-and-intermediate.crt
+# As if the root had signed it: a name leads there, the key does not.
+cat root.crt impostor.crt >root-and-impostor.crt
 { echo "This is my root certificate:"; cat root.crt; echo "That was it."; } >root-with-words.crt
 cat root.crt root.crt >root-twice.crt
 head -c 300 root.crt >torn.crt
@@ -252,6 +254,8 @@ client client-chain certified intermediate
 cp client-chain.key client-without-chain.key
 cp client-chain.crt client-without-chain.crt
 cat intermediate.crt >>client-chain.crt
+cp client-without-chain.key client-wrong-chain.key
+cat client-without-chain.crt other-root.crt >client-wrong-chain.crt
 openssl x509 -in client-good.crt -outform DER -out client-der.crt
 
 # The same key in every form there is; the password is "secret", unless the name says otherwise.

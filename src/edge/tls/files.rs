@@ -8,10 +8,11 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{InconsistentKeys, pki_types};
 use x509_cert::der::Decode;
 
+use crate::edge::tls::chain;
 use crate::edge::tls::key;
 use crate::edge::tls::revocation_list::RevocationList;
 use crate::edge::tls::settings::{CertMode, Named, Roots, SslMode, TlsSettings};
@@ -37,8 +38,8 @@ pub fn trust(
 /// Whether all that a handshake needs can be read.
 pub fn check(tls: &TlsSettings) -> Result<()> {
     let provider = ring::default_provider();
-    trust(tls, revocation_lists(tls)?, &provider)?;
-    identity(tls, &provider).map(drop)
+    let trust = trust(tls, revocation_lists(tls)?, &provider)?;
+    identity(tls, trust.as_ref(), &provider).map(drop)
 }
 
 fn roots_of_system() -> Result<Vec<CertificateDer<'static>>> {
@@ -156,16 +157,35 @@ fn unreadable_list(path: &Path, reason: &str) -> Error {
     ))
 }
 
-/// Our certificate with its key; `None`: there is none, or the server is not to see it.
-pub fn identity(tls: &TlsSettings, provider: &CryptoProvider) -> Result<Option<Arc<CertifiedKey>>> {
-    let Some(path) = tls
-        .certificate
-        .as_ref()
-        .map(Named::path)
-        .filter(|_| tls.cert_mode != CertMode::Disable)
-    else {
+/// Our certificate with its key, and what leads from it to the trusted; `None`: there is none, or the server is not to see it.
+pub fn identity(
+    tls: &TlsSettings,
+    trust: Option<&Trust>,
+    provider: &CryptoProvider,
+) -> Result<Option<Arc<CertifiedKey>>> {
+    let path = tls.certificate.as_ref().map(Named::path);
+    let Some(path) = path.filter(|_| tls.cert_mode != CertMode::Disable) else {
         return Ok(None);
     };
+    let Some(mut chain) = own_certificates(path)? else {
+        return Ok(None);
+    };
+    if let (Some(trust), 1) = (trust, chain.len()) {
+        chain::complete(&mut chain, trust);
+    }
+    let Some(path) = tls.key.as_ref().map(Named::path) else {
+        return Ok(None);
+    };
+    let identity = CertifiedKey::new(chain, signing_key(path, tls, provider)?);
+    if let Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) = identity.keys_match() {
+        let shown = path.display();
+        let message = format!("certificate does not match private key file \"{shown}\": key values mismatch");
+        return Err(Error::connection(message));
+    }
+    Ok(Some(Arc::new(identity)))
+}
+
+fn own_certificates(path: &Path) -> Result<Option<Vec<CertificateDer<'static>>>> {
     let shown = path.display();
     match fs::metadata(path) {
         Ok(_) => {}
@@ -179,25 +199,18 @@ pub fn identity(tls: &TlsSettings, provider: &CryptoProvider) -> Result<Option<A
     let chain = certificates(path).map_err(|reason| {
         Error::connection(format!("could not read certificate file \"{shown}\": {reason}"))
     })?;
-    let Some(key_path) = tls.key.as_ref().map(Named::path) else {
-        return Ok(None);
-    };
-    if key_path.to_str().is_some_and(|path| path.contains(':')) {
-        let message = format!(
-            "sslkey value \"{}\" is not supported: keys in OpenSSL engines",
-            key_path.display()
-        );
+    Ok(Some(chain))
+}
+
+fn signing_key(path: &Path, tls: &TlsSettings, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>> {
+    let shown = path.display();
+    if path.to_str().is_some_and(|path| path.contains(':')) {
+        let message = format!("sslkey value \"{shown}\" is not supported: keys in OpenSSL engines");
         return Err(Error::unsupported(message));
     }
-    let key = key::load(key_path, tls.key_password.as_ref())?;
-    let shown = key_path.display();
-    let key = provider.key_provider.load_private_key(key).map_err(|error| {
-        Error::connection(format!("could not load private key file \"{shown}\": {error}"))
-    })?;
-    let identity = CertifiedKey::new(chain, key);
-    if let Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) = identity.keys_match() {
-        let message = format!("certificate does not match private key file \"{shown}\": key values mismatch");
-        return Err(Error::connection(message));
-    }
-    Ok(Some(Arc::new(identity)))
+    let key = key::load(path, tls.key_password.as_ref())?;
+    provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| Error::connection(format!("could not load private key file \"{shown}\": {error}")))
 }

@@ -133,8 +133,9 @@ pub async fn shake_hands(
     };
     let trust = files::trust(tls, lists, &provider)?;
     let is_verified = trust.is_some();
+    let identity = files::identity(tls, trust.as_ref(), &provider)?;
+    let identity = Arc::new(Identity::new(identity));
     let verifier = Verifier::new(trust, host_to_verify, &provider);
-    let identity = Arc::new(Identity::new(files::identity(tls, &provider)?));
     let server_name = indicated_name(tls, name);
     let config = config(
         tls,

@@ -4,12 +4,14 @@
 //! The rules are libpq's, the handshake is rustls's. Files are read for every connection anew, so that certificates can
 //! be exchanged while walring runs.
 //!
-//! [`settings`] reads the connection options, [`files`] certificates and revocation lists, [`key`] the private key,
+//! [`settings`] reads the connection options, [`files`] certificates and revocation lists, [`key`] the private key, `chain`
+//! what leads from our certificate to a root;
 //! [`verifier`] and [`names`] decide whether the server is the right one, with what `trust` has of roots, `purpose` knows of
 //! certificates and `revocation` of lists; [`handshake`] goes through it, and `binding` is what it
 //! leaves for the password.
 
 mod binding;
+mod chain;
 pub mod files;
 pub mod handshake;
 pub mod key;
