@@ -196,6 +196,27 @@ fn a_key_that_needs_a_password_is_not_read_without_one() {
 }
 
 #[test]
+fn a_key_that_is_beyond_walring_is_named() {
+    let server = server_with_tls();
+    for (key, kind) in [
+        ("client-p521", "ECDSA keys on P-521 are not supported"),
+        ("client-p521-old", "ECDSA keys on P-521 are not supported"),
+        ("client-weak", "RSA keys of 1024 bits are not supported"),
+        ("client-weak-old", "RSA keys of 1024 bits are not supported"),
+    ] {
+        let certificate = format!("{}.crt", key.trim_end_matches("-old"));
+        let settings = shown("certified", &certificate, &format!("{key}.key"));
+        let exit = Client::Walring.meet(server.port(), &Attempt::with(settings));
+        assert_eq!(exit.code, Some(1), "{exit:?}");
+        let told = exit.stderr.concat();
+        assert!(
+            told.contains(kind) && told.contains("hint: walring can use keys of"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
 fn keys_and_certificates_that_are_none_or_do_not_fit_are_refused() {
     let server = server_with_tls();
     let mut comparison = Comparison::with(&server, Client::Libpq(None));

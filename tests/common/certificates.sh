@@ -246,7 +246,9 @@ server server-names-not-ascii localhost DER:30:10:82:07:c3:a9:2e:65:78:61:6d:82:
 key client-rsa RSA rsa_keygen_bits:2048
 key client-ed25519 ED25519
 key client-p384 EC ec_paramgen_curve:P-384
-for name in good rsa ed25519 p384 revoked; do client client-$name certified; done
+key client-p521 EC ec_paramgen_curve:P-521
+key client-weak RSA rsa_keygen_bits:1024
+for name in good rsa ed25519 p384 p521 weak revoked; do client client-$name certified; done
 client client-nobody nobody
 client client-expired certified root -startdate 20200101000000Z -enddate 20210101000000Z
 client client-of-other-root certified other-root
@@ -273,6 +275,7 @@ for kind in good rsa; do
     done
     openssl pkey -in $from.key -traditional -out $from-old.key
 done
+for kind in p521 weak; do openssl pkey -in client-$kind.key -traditional -out client-$kind-old.key; done
 openssl ec -in client-good.key -outform DER -out client-good-old-der.key 2>/dev/null
 openssl rsa -in client-rsa.key -traditional -outform DER -out client-rsa-old-der.key 2>/dev/null
 pkcs8 client-good client-good-umlaut -v2 aes-256-cbc -passout 'pass:gehört'

@@ -14,6 +14,7 @@ use x509_cert::der::Decode;
 
 use crate::edge::tls::chain;
 use crate::edge::tls::key;
+use crate::edge::tls::key_kind;
 use crate::edge::tls::revocation_list::RevocationList;
 use crate::edge::tls::settings::{CertMode, Named, Roots, SslMode, TlsSettings};
 use crate::edge::tls::trust::Trust;
@@ -209,8 +210,10 @@ fn signing_key(path: &Path, tls: &TlsSettings, provider: &CryptoProvider) -> Res
         return Err(Error::unsupported(message));
     }
     let key = key::load(path, tls.key_password.as_ref())?;
-    provider
-        .key_provider
-        .load_private_key(key)
-        .map_err(|error| Error::connection(format!("could not load private key file \"{shown}\": {error}")))
+    let beyond_use = key_kind::beyond_use(&key);
+    let loaded = provider.key_provider.load_private_key(key);
+    loaded.map_err(|error| match beyond_use {
+        Some(reason) => key::unreadable(path, &reason).with_hint(key_kind::USABLE),
+        None => key::unreadable(path, &error.to_string()),
+    })
 }

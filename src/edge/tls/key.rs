@@ -61,7 +61,8 @@ fn is_open_to_others(path: &Path, metadata: &Metadata) -> bool {
     metadata.permissions().mode() & forbidden != 0
 }
 
-fn unreadable(path: &Path, reason: &str) -> Error {
+/// A key in a file cannot be used.
+pub(super) fn unreadable(path: &Path, reason: &str) -> Error {
     Error::connection(format!(
         "could not load private key file \"{}\": {reason}",
         path.display()

@@ -4,8 +4,8 @@
 //! The rules are libpq's, the handshake is rustls's. Files are read for every connection anew, so that certificates can
 //! be exchanged while walring runs.
 //!
-//! [`settings`] reads the connection options, [`files`] certificates and revocation lists, [`key`] the private key, `chain`
-//! what leads from our certificate to a root;
+//! [`settings`] reads the connection options, [`files`] certificates and revocation lists, [`key`] the private key (`key_kind`
+//! knows which can be used), `chain` what leads from our certificate to a root;
 //! [`verifier`] and [`names`] decide whether the server is the right one, with what `trust` has of roots, `purpose` knows of
 //! certificates and `revocation` of lists; [`handshake`] goes through it, and `binding` is what it
 //! leaves for the password.
@@ -15,6 +15,7 @@ mod chain;
 pub mod files;
 pub mod handshake;
 pub mod key;
+mod key_kind;
 pub mod names;
 mod purpose;
 mod revocation;
