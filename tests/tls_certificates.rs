@@ -445,7 +445,10 @@ fn what_walring_alone_is_strict_about_never_leads_to_plain_text() {
     let home = tempfile::tempdir().expect("create a directory");
     let key = format!("sslcert={} sslkey=engine:key", file("client-good.crt"));
     let list = format!("sslcrl={}", file("torn.crl"));
-    for settings in [key, list] {
+    // OpenSSL would ask for the password.
+    let locked = file("client-good-aes.key");
+    let locked = format!("sslcert={} sslkey={locked}", file("client-good.crt"));
+    for settings in [key, list, locked] {
         let root = file("root.crt");
         let settings = format!("user=either sslmode=prefer sslrootcert={root} {settings}");
         let outcome = Client::Walring.attempt(&server, home.path(), &Attempt::with(&settings));

@@ -3,7 +3,7 @@ mod common;
 
 use std::path::Path;
 
-use common::attempt::{Attempt, Comparison};
+use common::attempt::{Attempt, Client, Comparison};
 use common::certificates::{file, path};
 use common::tls::{present, server_with_tls, server_without_tls};
 use common::{Server, ServerOptions, tls};
@@ -84,6 +84,97 @@ fn a_preference_for_tls_gives_way_to_nothing_else_when_it_fails() {
         }
     }
     comparison.finish();
+}
+
+#[test]
+fn where_libpq_is_encrypted_walring_is_never_in_plain() {
+    let server = server_with_tls();
+    let home = tempfile::tempdir().expect("create a directory");
+    let meet = |what: &str, settings: &str, reason: &str| {
+        for mode in ["", "sslmode=prefer"] {
+            let attempt = Attempt::with(format!("user=either {mode} {settings}"));
+            // The distribution's, with the OpenSSL that operators have.
+            let theirs = Client::Libpq(None).attempt(&server, home.path(), &attempt);
+            let is_encrypted = theirs.seen.iter().any(|line| line.contains("SSL enabled"));
+            assert!(theirs.connected && is_encrypted, "{what}: {theirs:#?}");
+            let before = server.log().len();
+            let exit = Client::Walring.meet(server.port(), &attempt);
+            let said = exit.stderr.join("\n");
+            assert_eq!(exit.code, Some(1), "{what}: {said}");
+            assert!(said.contains(reason), "{what}: {said}");
+            assert!(
+                said.contains("sslmode=prefer does not lead to plain text"),
+                "{what}: {said}"
+            );
+            let log = server.log()[before..].to_owned();
+            assert!(!log.contains("connection authorized"), "{what}: {log}");
+        }
+    };
+    let shows = |name: &str| {
+        format!(
+            "sslcert={} sslkey={}",
+            file(&format!("{name}.crt")),
+            file(&format!("{name}.key"))
+        )
+    };
+    meet("a client's key", &shows("client-p521"), "P-521");
+    present(&server, "server-p521");
+    meet("a server's key", "", "P-384");
+    present(&server, "server-long-number");
+    meet("a certificate", "", "could not read the server's certificate");
+    present(&server, "server-rsa");
+    for (what, config) in [
+        ("no ephemeral keys", "ssl_ciphers = 'AES256-GCM-SHA384'"),
+        (
+            "no authenticating ciphers",
+            "ssl_ciphers = 'ECDHE-RSA-AES256-SHA384'",
+        ),
+        (
+            "a group",
+            "ssl_ciphers = 'HIGH'\nssl_max_protocol_version = ''\nssl_ecdh_curve = 'secp521r1'",
+        ),
+    ] {
+        server.append_config(&format!("ssl_max_protocol_version = 'TLSv1.2'\n{config}\n"));
+        server.reload();
+        meet(what, "", "X25519");
+    }
+}
+
+#[test]
+fn plain_text_that_is_allowed_and_not_expected_is_told() {
+    let server = server_with_tls();
+    let other = format!("sslrootcert={}", file("other-root.crt"));
+    for (settings, reason) in [
+        (format!("user=either {other}"), "certificate verify failed"),
+        ("user=plain".to_owned(), "no pg_hba.conf entry"),
+    ] {
+        let exit = Client::Walring.meet(server.port(), &Attempt::with(&settings));
+        let warnings: Vec<_> = exit
+            .stderr
+            .iter()
+            .filter(|line| line.contains("warning: "))
+            .collect();
+        assert_eq!((exit.code, warnings.len()), (Some(0), 1), "{settings}: {exit:?}");
+        assert!(
+            warnings[0].contains("going on without encryption") && warnings[0].contains(reason),
+            "{settings}: {exit:?}"
+        );
+    }
+    // There plain text is all that is expected.
+    for (server, settings) in [
+        (&server, "user=either sslmode=disable"),
+        (&server, "user=either sslmode=allow"),
+        (&server, "user=encrypted sslmode=allow"),
+        (&server, "user=either"),
+        (&server_without_tls(), "user=either"),
+    ] {
+        let exit = Client::Walring.meet(server.port(), &Attempt::with(settings));
+        assert_eq!(exit.code, Some(0), "{settings}: {exit:?}");
+        assert!(
+            !exit.stderr.concat().contains("warning: "),
+            "{settings}: {exit:?}"
+        );
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::edge::authentication::Outcome;
 use crate::edge::connection::Connection;
 use crate::edge::conninfo::Conninfo;
-use crate::edge::encryption::{Begun, Encryption};
+use crate::edge::encryption::{self, Begun, Encryption};
 use crate::edge::hosts::{Host, Target};
 use crate::edge::password::{Password, PasswordPrompt};
 use crate::edge::socket::{Address, Socket};
@@ -212,7 +212,12 @@ async fn connect(
     };
     for encryption in Encryption::allowed(&info.tls, address) {
         match connect_with(info, host, address, typed, encryption).await {
-            Ok(Attempt::Open(connection)) => return Ok(Attempt::Open(connection)),
+            Ok(Attempt::Open(connection)) => {
+                if encryption == Encryption::Plain && !failed.is_empty() {
+                    encryption::tell_of_plain_text(&in_one(failed));
+                }
+                return Ok(Attempt::Open(connection));
+            }
             Ok(Attempt::PasswordNeeded(error)) => {
                 return Ok(Attempt::PasswordNeeded(in_all(error, &mut failed)));
             }

@@ -2,6 +2,10 @@
 //!
 //! Source: PQconnectPoll and init_allowed_encryption_methods of PostgreSQL's libpq.
 
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::edge::complaints::Complaints;
 use crate::edge::hosts::Host;
 use crate::edge::socket::{Address, Socket};
 use crate::edge::tls::files;
@@ -17,7 +21,7 @@ pub(super) type Encrypted = (Box<Session>, Peer);
 pub(super) enum Begun {
     /// As it was to.
     As(Option<Encrypted>),
-    /// Without; another way may be tried.
+    /// Not at all; another way may be tried.
     Refused(Error),
 }
 
@@ -64,9 +68,33 @@ impl Encryption {
         match handshake::shake_hands(socket, tls, host, lists).await {
             Ok(encrypted) => Ok(Begun::As(Some(encrypted))),
             // Nor must what walring alone does not do.
-            Err(error) if !error.is_retryable() => Err(error),
-            Err(error) => Ok(Begun::Refused(error)),
+            Err(failure) if failure.is_ours_alone => Err(self.explained(failure.error)),
+            Err(failure) => Ok(Begun::Refused(failure.error)),
         }
+    }
+
+    /// With what there is to do about it where libpq's way would have been plain text.
+    fn explained(self, error: Error) -> Error {
+        match self {
+            Encryption::IfOffered => error.with_detail(
+                "sslmode=prefer does not lead to plain text here, as libpq would probably have an encrypted connection. sslmode=disable does.",
+            ),
+            _ => error,
+        }
+    }
+}
+
+/// Says that a connection with this error under TLS is open without, which an operator may not expect: not with each
+/// connection that is made.
+pub(super) fn tell_of_plain_text(error: &Error) {
+    static SAID: LazyLock<Mutex<Complaints>> = LazyLock::new(Mutex::default);
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.is_news(error, Instant::now()) {
+        tracing::warn!(
+            detail = error.detail(),
+            hint = "sslmode=prefer allows that, sslmode=require does not. sslmode=disable does not try TLS.",
+            "going on without encryption, for with it: {error}"
+        );
     }
 }
 

@@ -129,6 +129,12 @@ server server-sha224 localhost DNS:localhost root -md sha224
 server server-sha1 localhost DNS:localhost root -md sha1
 server server-pss localhost DNS:localhost root -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:digest
 
+# A number that is longer than 20 bytes.
+key server-long-number
+openssl req -new -key server-long-number.key -subj "$(subject localhost)" -out server-long-number.csr
+openssl x509 -req -in server-long-number.csr -days 3650 -CA root.crt -CAkey root.key \
+    -set_serial "0x$(printf '7f%.0s' {1..30})" -out server-long-number.crt 2>/dev/null
+
 # ---- servers: the times, the purpose, the chain ----
 server server-expired localhost DNS:localhost root -startdate 20200101000000Z -enddate 20210101000000Z
 server server-early localhost DNS:localhost root -startdate 20900101000000Z -enddate 20910101000000Z

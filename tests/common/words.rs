@@ -24,7 +24,15 @@ fn without_places(text: &str) -> String {
 
 /// What is said of the connection: a line for each address, or else the first line.
 pub fn said(stderr: &[String]) -> Vec<String> {
-    let lines: Vec<String> = stderr.iter().map(|line| without_name(line)).collect();
+    let mut lines: Vec<String> = stderr.iter().map(|line| without_name(line)).collect();
+    // libpq says nothing of a connection that it makes without encryption after all.
+    let of_plain_text = lines
+        .iter()
+        .position(|line| line.starts_with("warning: going on without encryption"));
+    if let Some(at) = of_plain_text {
+        // With a hint.
+        lines.drain(at..at + 2);
+    }
     let mut told: Vec<String> = lines
         .iter()
         .filter(|line| line.starts_with("connection to server"))

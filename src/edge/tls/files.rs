@@ -13,6 +13,7 @@ use rustls::{InconsistentKeys, pki_types};
 use x509_cert::der::Decode;
 
 use crate::edge::tls::chain;
+use crate::edge::tls::failure::{Failure, Outcome};
 use crate::edge::tls::key;
 use crate::edge::tls::key_kind;
 use crate::edge::tls::revocation_list::RevocationList;
@@ -40,7 +41,8 @@ pub fn trust(
 pub fn check(tls: &TlsSettings) -> Result<()> {
     let provider = ring::default_provider();
     let trust = trust(tls, revocation_lists(tls)?, &provider)?;
-    identity(tls, trust.as_ref(), &provider).map(drop)
+    let identity = identity(tls, trust.as_ref(), &provider);
+    identity.map(drop).map_err(|failure| failure.error)
 }
 
 fn roots_of_system() -> Result<Vec<CertificateDer<'static>>> {
@@ -163,7 +165,7 @@ pub fn identity(
     tls: &TlsSettings,
     trust: Option<&Trust>,
     provider: &CryptoProvider,
-) -> Result<Option<Arc<CertifiedKey>>> {
+) -> Outcome<Option<Arc<CertifiedKey>>> {
     let path = tls.certificate.as_ref().map(Named::path);
     let Some(path) = path.filter(|_| tls.cert_mode != CertMode::Disable) else {
         return Ok(None);
@@ -181,7 +183,7 @@ pub fn identity(
     if let Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) = identity.keys_match() {
         let shown = path.display();
         let message = format!("certificate does not match private key file \"{shown}\": key values mismatch");
-        return Err(Error::connection(message));
+        return Err(Error::connection(message).into());
     }
     Ok(Some(Arc::new(identity)))
 }
@@ -203,17 +205,17 @@ fn own_certificates(path: &Path) -> Result<Option<Vec<CertificateDer<'static>>>>
     Ok(Some(chain))
 }
 
-fn signing_key(path: &Path, tls: &TlsSettings, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>> {
+fn signing_key(path: &Path, tls: &TlsSettings, provider: &CryptoProvider) -> Outcome<Arc<dyn SigningKey>> {
     let shown = path.display();
     if path.to_str().is_some_and(|path| path.contains(':')) {
         let message = format!("sslkey value \"{shown}\" is not supported: keys in OpenSSL engines");
-        return Err(Error::unsupported(message));
+        return Err(Error::unsupported(message).into());
     }
     let key = key::load(path, tls.key_password.as_ref())?;
     let beyond_use = key_kind::beyond_use(&key);
     let loaded = provider.key_provider.load_private_key(key);
     loaded.map_err(|error| match beyond_use {
-        Some(reason) => key::unreadable(path, &reason).with_hint(key_kind::USABLE),
-        None => key::unreadable(path, &error.to_string()),
+        Some(reason) => Failure::of_ours_alone(key::unreadable(path, &reason).with_hint(key_kind::USABLE)),
+        None => key::unreadable(path, &error.to_string()).into(),
     })
 }

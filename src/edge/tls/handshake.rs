@@ -12,14 +12,16 @@ use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{
-    CertificateError, ClientConfig, OtherError, SignatureScheme, SupportedProtocolVersion, version,
+    AlertDescription, CertificateError, ClientConfig, OtherError, PeerIncompatible, SignatureScheme,
+    SupportedProtocolVersion, version,
 };
 
 use super::binding::end_point;
+use super::failure::{Failure, Outcome};
 use super::files;
 use super::revocation_list::RevocationList;
 use super::settings::{SslMode, TlsSettings, Version};
-use super::verifier::Verifier;
+use super::verifier::{Distrust, Verifier};
 use crate::edge::hosts::Host;
 use crate::edge::socket::Socket;
 use crate::error::{Error, Result, printable, system_text};
@@ -35,7 +37,7 @@ const ALPN: &[u8] = b"postgresql";
 const LONGEST_FLIGHT: usize = 128 << 10;
 
 /// What a failure right behind our first words is likely to come from.
-const NOTHING_IN_COMMON: &str = "The server and walring seem to have no cipher or signature algorithm in common. walring knows AES-GCM and ChaCha20-Poly1305 with ephemeral keys, and server certificates with keys of RSA (2048 bits and more), ECDSA on P-256 and P-384, and Ed25519.";
+const NOTHING_IN_COMMON: &str = "The server and walring seem to have no cipher, group or signature algorithm in common. walring knows AES-GCM and ChaCha20-Poly1305 with ephemeral keys in the groups X25519, P-256 and P-384 (ssl_ecdh_curve, ssl_groups), and server certificates with keys of RSA (2048 bits and more), ECDSA on P-256 and P-384, and Ed25519.";
 
 /// How much room is made for a read, in bytes.
 const READ_SIZE: usize = 16 << 10;
@@ -120,13 +122,13 @@ pub async fn shake_hands(
     tls: &TlsSettings,
     host: &Host,
     lists: Option<Vec<RevocationList>>,
-) -> Result<(Box<Session>, Peer)> {
+) -> Outcome<(Box<Session>, Peer)> {
     let provider = Arc::new(ring::default_provider());
     let name = name_of(host);
     let host_to_verify = match (tls.mode, name) {
         (SslMode::VerifyFull, None) => {
             let message = "host name must be specified for a verified SSL connection";
-            return Err(Error::connection(message));
+            return Err(Error::connection(message).into());
         }
         (SslMode::VerifyFull, Some(name)) => Some(name.to_owned()),
         _ => None,
@@ -147,7 +149,7 @@ pub async fn shake_hands(
     let unnamed = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
     let connection = UnbufferedClientConnection::new(Arc::new(config), server_name.unwrap_or(unnamed))
         .map_err(|error| failed(&error))?;
-    let (connection, unread) = Handshake::begin(connection).run(socket).await?;
+    let (connection, unread) = Handshake::begin(connection, tls.versions.0).run(socket).await?;
     check_alpn(&connection, tls)?;
     let certificate = connection.peer_certificates().and_then(<[_]>::first);
     let peer = Peer {
@@ -229,9 +231,20 @@ fn failed(error: &rustls::Error) -> Error {
     }
 }
 
+/// Whether OpenSSL would do what rustls does not, as far as the versions allow that are spoken.
+fn is_ours_alone(lack: &PeerIncompatible, oldest: Version) -> bool {
+    match lack {
+        PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig => false,
+        PeerIncompatible::ServerDoesNotSupportTls12Or13 => oldest < Version::V1_2,
+        _ => true,
+    }
+}
+
 /// A handshake under way.
 struct Handshake {
     connection: UnbufferedClientConnection,
+    /// The oldest version that the operator allows.
+    oldest: Version,
     /// Read and not used.
     incoming: Vec<u8>,
     /// Made and not sent.
@@ -248,16 +261,17 @@ enum Step {
 }
 
 impl Handshake {
-    fn begin(connection: UnbufferedClientConnection) -> Handshake {
+    fn begin(connection: UnbufferedClientConnection, oldest: Version) -> Handshake {
         Handshake {
             connection,
+            oldest,
             incoming: Vec::new(),
             outgoing: Vec::new(),
         }
     }
 
     /// Until its end; what the server sent behind it.
-    async fn run(mut self, socket: &mut Socket) -> Result<(UnbufferedClientConnection, Vec<u8>)> {
+    async fn run(mut self, socket: &mut Socket) -> Outcome<(UnbufferedClientConnection, Vec<u8>)> {
         loop {
             match self.step() {
                 Ok(Step::Next) => {}
@@ -317,14 +331,24 @@ impl Handshake {
     }
 
     /// What is said of an error, and of a server that ends before it has shown a certificate.
-    fn failed(&self, error: &rustls::Error) -> Error {
-        let is_without_choice = matches!(
-            error,
-            rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure)
-        );
-        match is_without_choice && self.connection.peer_certificates().is_none() {
-            true => failed(error).with_hint(NOTHING_IN_COMMON),
-            false => failed(error),
+    fn failed(&self, error: &rustls::Error) -> Failure {
+        let is_first = self.connection.peer_certificates().is_none();
+        match error {
+            // The server finds nothing that it could use in our hello; in OpenSSL's there is all that, and more.
+            rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) if is_first => {
+                Failure::of_ours_alone(failed(error).with_hint(NOTHING_IN_COMMON))
+            }
+            rustls::Error::PeerIncompatible(lack) if is_ours_alone(lack, self.oldest) => {
+                Failure::of_ours_alone(failed(error))
+            }
+            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(distrust)))
+                if distrust
+                    .downcast_ref::<Distrust>()
+                    .is_some_and(|it| it.is_unreadable) =>
+            {
+                Failure::of_ours_alone(failed(error))
+            }
+            _ => failed(error).into(),
         }
     }
 
@@ -390,5 +414,27 @@ impl ResolvesClientCert for Identity {
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_that_nobody_speaks_is_no_affair_of_ours_alone() {
+        use PeerIncompatible as Lack;
+        for (lack, oldest, expected) in [
+            (Lack::ServerDoesNotSupportTls12Or13, Version::V1_2, false),
+            (Lack::ServerDoesNotSupportTls12Or13, Version::V1_1, true),
+            (Lack::ServerTlsVersionIsDisabledByOurConfig, Version::V1, false),
+            (
+                Lack::NoCertificateRequestSignatureSchemesInCommon,
+                Version::V1_2,
+                true,
+            ),
+        ] {
+            assert_eq!(is_ours_alone(&lack, oldest), expected, "{lack:?} {oldest:?}");
+        }
     }
 }

@@ -21,12 +21,27 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::edge::passfile::is_credential;
 use crate::edge::password::Password;
+use crate::edge::tls::failure::{Failure, Outcome};
 use crate::error::{Error, Result, system_text};
 
 /// Reads the key of a certificate, decrypting it if need be.
 ///
 /// Fails, in libpq's words, for a file that is missing, that others may read or that holds no key.
-pub fn load(path: &Path, password: Option<&Password>) -> Result<PrivateKeyDer<'static>> {
+pub fn load(path: &Path, password: Option<&Password>) -> Outcome<PrivateKeyDer<'static>> {
+    let bytes = guarded(path)?;
+    parse(&bytes, password).map_err(|problem| match problem {
+        // OpenSSL would ask on the terminal.
+        Problem::NoPassword => Failure::of_ours_alone(
+            unreadable(path, "it is encrypted, and there is no password")
+                .with_hint("Give its password as sslpassword."),
+        ),
+        Problem::Unsupported(reason) => Failure::of_ours_alone(unreadable(path, &reason)),
+        Problem::Other(reason) => unreadable(path, &reason).into(),
+    })
+}
+
+/// What is in a file that others may not read.
+fn guarded(path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();
     let metadata = fs::metadata(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => Error::connection(format!(
@@ -46,12 +61,7 @@ pub fn load(path: &Path, password: Option<&Password>) -> Result<PrivateKeyDer<'s
             "private key file \"{shown}\" has group or world access; file must have permissions u=rw (0600) or less if owned by the current user, or permissions u=rw,g=r (0640) or less if owned by root"
         )));
     }
-    let bytes = fs::read(path).map_err(|error| unreadable(path, &system_text(&error)))?;
-    parse(&bytes, password).map_err(|problem| match problem {
-        Problem::NoPassword => unreadable(path, "it is encrypted, and there is no password")
-            .with_hint("Give its password as sslpassword."),
-        Problem::Other(reason) => unreadable(path, &reason),
-    })
+    fs::read(path).map_err(|error| unreadable(path, &system_text(&error)))
 }
 
 /// A key of root's may be readable for a group, and so may a credential of systemd's.
@@ -72,6 +82,8 @@ pub(super) fn unreadable(path: &Path, reason: &str) -> Error {
 #[derive(Debug)]
 enum Problem {
     NoPassword,
+    /// OpenSSL would decrypt it.
+    Unsupported(String),
     Other(String),
 }
 
@@ -155,7 +167,7 @@ fn traditionally_decrypted(section: &str, password: &[u8]) -> std::result::Resul
         "AES-256-CBC" => decrypt::<cbc::Decryptor<aes::Aes256>, 32>(password, &iv, &mut body),
         "DES-EDE3-CBC" => decrypt::<cbc::Decryptor<des::TdesEde3>, 24>(password, &iv, &mut body),
         _ => {
-            return Err(Problem::Other(format!(
+            return Err(Problem::Unsupported(format!(
                 "it is encrypted with {cipher}, which is not supported"
             )));
         }
@@ -308,7 +320,9 @@ s1yf4FiAVYDHvjlyf+Ruq3UKxb5OUDKh9FUX1RBmU2KoBxGWH6Ev\n\
             b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
         ] {
             let password = Password::new("secret").unwrap();
-            assert!(matches!(parse(bytes, Some(&password)), Err(Problem::Other(_))), "{}", bytes.escape_ascii());
+            let parsed = parse(bytes, Some(&password));
+            let is_told = matches!(parsed, Err(Problem::Other(_) | Problem::Unsupported(_)));
+            assert!(is_told, "{}", bytes.escape_ascii());
         }
     }
 
@@ -320,7 +334,9 @@ s1yf4FiAVYDHvjlyf+Ruq3UKxb5OUDKh9FUX1RBmU2KoBxGWH6Ev\n\
         let path = directory.path().join("key");
         let open = |mode: u32| {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-            load(&path, None).map(|_| ()).map_err(|error| error.to_string())
+            load(&path, None)
+                .map(drop)
+                .map_err(|failure| failure.error.to_string())
         };
         fs::write(&path, PLAIN).unwrap();
         let is_root = fs::metadata(&path).unwrap().uid() == 0;
@@ -338,14 +354,13 @@ s1yf4FiAVYDHvjlyf+Ruq3UKxb5OUDKh9FUX1RBmU2KoBxGWH6Ev\n\
                 chown(&path, Some(0), None).unwrap();
             }
         }
-        let missing = load(&directory.path().join("none"), None)
-            .unwrap_err()
-            .to_string();
+        let reason = |path: &Path| load(path, None).unwrap_err().error.to_string();
+        let missing = reason(&directory.path().join("none"));
         assert!(
             missing.starts_with("certificate present, but not private key file"),
             "{missing}"
         );
-        let special = load(directory.path(), None).unwrap_err().to_string();
+        let special = reason(directory.path());
         assert!(special.ends_with("is not a regular file"), "{special}");
     }
 }

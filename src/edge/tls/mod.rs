@@ -8,10 +8,11 @@
 //! knows which can be used), `chain` what leads from our certificate to a root;
 //! [`verifier`] and [`names`] decide whether the server is the right one, with what `trust` has of roots, `purpose` knows of
 //! certificates and `revocation` of lists; [`handshake`] goes through it, and `binding` is what it
-//! leaves for the password.
+//! leaves for the password. [`failure`] is what keeps the difference to OpenSSL from leading to plain text.
 
 mod binding;
 mod chain;
+pub mod failure;
 pub mod files;
 pub mod handshake;
 pub mod key;

@@ -115,7 +115,8 @@ fn connected(
 
 pub(super) async fn handshake(ours: UnixStream, tls: &TlsSettings) -> Result<(Box<Session>, Peer)> {
     let mut socket = Socket::from_blocking(ours.into(), Transport::Unix).unwrap();
-    shake_hands(&mut socket, tls, &host(), None).await
+    let shaken = shake_hands(&mut socket, tls, &host(), None).await;
+    shaken.map_err(|failure| failure.error)
 }
 
 pub(super) fn in_runtime<T>(work: impl Future<Output = T>) -> T {

@@ -221,18 +221,34 @@ fn in_words_of_openssl(error: &webpki::Error) -> String {
 
 /// Why a certificate is not good, in whole.
 #[derive(Debug)]
-pub struct Distrust(String);
+pub struct Distrust {
+    reason: String,
+    /// It cannot be read here. OpenSSL reads what no certificate should be.
+    pub is_unreadable: bool,
+}
 
 impl std::fmt::Display for Distrust {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.reason)
     }
 }
 
 impl std::error::Error for Distrust {}
 
 fn distrust(reason: impl Into<String>) -> rustls::Error {
-    CertificateError::Other(OtherError(Arc::new(Distrust(reason.into())))).into()
+    in_whole(reason.into(), false)
+}
+
+fn unreadable(reason: String) -> rustls::Error {
+    in_whole(reason, true)
+}
+
+fn in_whole(reason: String, is_unreadable: bool) -> rustls::Error {
+    let distrust = Distrust {
+        reason,
+        is_unreadable,
+    };
+    CertificateError::Other(OtherError(Arc::new(distrust))).into()
 }
 
 impl ServerCertVerifier for Verifier {
@@ -244,6 +260,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        parse(end_entity).map_err(unreadable)?;
         self.judge(end_entity, intermediates, now).map_err(distrust)?;
         Ok(ServerCertVerified::assertion())
     }
