@@ -1,6 +1,7 @@
 //! Where servers live, and files that are theirs.
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -43,8 +44,10 @@ pub fn give_to_server_user(path: &Path) {
     }
 }
 
-/// A port nobody listens on; the kernel does not soon give the same one again.
+/// A port nobody listens on. It is none of those that the kernel gives to whoever asks for any, as the tests' relays and
+/// made-up servers do: many of them start at the same time.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind a port");
-    listener.local_addr().expect("a bound port").port()
+    let mut ports = std::iter::repeat_with(|| fastrand::u16(10_000..32_768)).take(1000);
+    let free = ports.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    free.expect("a free port")
 }
