@@ -32,7 +32,7 @@ enum Kind {
     DiskFull,
     /// A write or sync failed in a way after which the file cannot be trusted.
     DiskBroken,
-    /// This machine or this server lacks what walring needs.
+    /// This machine lacks what walring needs, or a setting demands what walring does not do.
     Unsupported,
     /// The operator wants the end.
     Interrupted,
@@ -101,7 +101,7 @@ impl Error {
         Error::new(Kind::DiskBroken, message)
     }
 
-    /// This machine or this server lacks what walring needs.
+    /// This machine lacks what walring needs, or a setting demands what walring does not do.
     pub fn unsupported(message: impl Into<String>) -> Error {
         Error::new(Kind::Unsupported, message)
     }

@@ -3,8 +3,9 @@ mod common;
 
 use common::attempt::{Attempt, Client, Comparison};
 use common::certificates::file;
+use common::server::RECEIVER_NAME;
 use common::tls::{present, server_with_tls};
-use common::{Server, postgres};
+use common::{Archive, Process, Server, postgres, program};
 
 const PASSWORD: &str = "secret ü";
 
@@ -254,6 +255,45 @@ fn what_is_not_spoken_is_refused_by_its_name() {
             "{outcome:#?}"
         );
     }
+}
+
+#[test]
+fn a_stream_waits_for_the_server_to_ask_again_for_what_it_may_ask_for() {
+    let server = server();
+    let rule = |method: &str| format!("local all all trust\nhost replication proven 127.0.0.1/32 {method}\n");
+    let archive = Archive::new();
+    let mut command = program::receive();
+    let settings = format!("{} channel_binding=require", credentials("proven"));
+    command
+        .args(["-h", "127.0.0.1", "-p", &server.port().to_string()])
+        .args(["--synchronous", "-w", "-d", &settings, "-D"])
+        .arg(archive.path())
+        .env("PGAPPNAME", RECEIVER_NAME);
+    let receiver = Process::spawn(command);
+    server.wait_flushed(server.write_wal(1));
+    for (method, tls, expected) in [
+        ("gss", "on", "GSSAPI authentication is not supported"),
+        (
+            "password",
+            "on",
+            "not supported by server's authentication request",
+        ),
+        ("trust", "on", "authenticated client without channel binding"),
+        (
+            "scram-sha-256",
+            "off",
+            "channel binding required, but SSL not in use",
+        ),
+    ] {
+        server.sql(&format!("alter system set ssl = {tls}"));
+        server.set_hba(&rule(method));
+        server.sql("select pg_terminate_backend(pid) from pg_stat_replication");
+        receiver.wait_for_line(expected);
+        server.sql("alter system set ssl = on");
+        server.set_hba(&rule("scram-sha-256"));
+        server.wait_flushed(server.write_wal(1));
+    }
+    receiver.stop();
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub async fn authenticate(wire: &mut Wire, credentials: &Credentials<'_>) -> Res
         }
         let method = requested_method(&message, credentials.require)?;
         if credentials.binding == ChannelBinding::Require && method != Method::ScramSha256 {
-            return Err(Error::unsupported(
+            return Err(Error::connection(
                 "channel binding required but not supported by server's authentication request",
             ));
         }
@@ -94,11 +94,11 @@ fn check_acceptance(credentials: &Credentials<'_>, answered: bool, bound: bool) 
     if credentials.cert_mode == CertMode::Require {
         let peer = credentials.peer;
         if !peer.is_some_and(|peer| peer.asked_for_certificate) {
-            return Err(Error::unsupported("server did not request an SSL certificate"));
+            return Err(Error::connection("server did not request an SSL certificate"));
         }
         if !peer.is_some_and(|peer| peer.got_certificate) {
             let message = "server accepted connection without a valid SSL certificate";
-            return Err(Error::unsupported(message));
+            return Err(Error::connection(message));
         }
     }
     if !answered {
@@ -106,7 +106,7 @@ fn check_acceptance(credentials: &Credentials<'_>, answered: bool, bound: bool) 
         credentials.require.check(Method::None, reason)?;
     }
     if credentials.binding == ChannelBinding::Require && !bound {
-        return Err(Error::unsupported(
+        return Err(Error::connection(
             "channel binding required, but server authenticated client without channel binding",
         ));
     }
@@ -123,9 +123,9 @@ fn chosen_binding(
     let required = credentials.binding == ChannelBinding::Require;
     let Some(peer) = credentials.peer else {
         return match (required, offers_binding) {
-            (true, _) => Err(Error::unsupported("channel binding required, but SSL not in use")),
+            (true, _) => Err(Error::connection("channel binding required, but SSL not in use")),
             // Offered in plain, it belongs to somebody else's encrypted connection.
-            (_, true) => Err(Error::unsupported(
+            (_, true) => Err(Error::connection(
                 "server offered SCRAM-SHA-256-PLUS authentication over a non-SSL connection",
             )),
             _ => Ok((SCRAM_SHA_256, scram::ChannelBinding::unsupported())),
@@ -138,10 +138,10 @@ fn chosen_binding(
             Ok((SCRAM_SHA_256_PLUS, binding))
         }
         // "n" tells the server that we do not know of its offer: a server whose certificate was not checked could be anybody between it and us.
-        (None, true) if required || !peer.is_verified => Err(Error::unsupported(
+        (None, true) if required || !peer.is_verified => Err(Error::connection(
             "could not determine server certificate signature algorithm",
         )),
-        _ if required => Err(Error::unsupported(
+        _ if required => Err(Error::connection(
             "channel binding is required, but server did not offer an authentication method that supports channel binding",
         )),
         // Nothing is answered that was not offered.
@@ -188,7 +188,7 @@ fn sasl_method(body: &AuthenticationSaslBody) -> Result<Method> {
 }
 
 fn no_mechanism(offered: &[&str]) -> Error {
-    Error::unsupported(format!(
+    Error::connection(format!(
         "none of the server's SASL authentication mechanisms are supported: {}",
         printable(&offered.join(", "))
     ))
@@ -233,11 +233,11 @@ async fn prove_by_scram(
         Incoming::Error(error) => return Err(error),
         _ => return Err(unexpected()),
     }
-    .map_err(|error| Error::unsupported(printable(&format!("incorrect server signature: {error}"))))
+    .map_err(|error| Error::connection(printable(&format!("incorrect server signature: {error}"))))
 }
 
 fn not_supported(method: &str) -> Error {
-    Error::unsupported(format!("{method} authentication is not supported"))
+    Error::connection(format!("{method} authentication is not supported"))
 }
 
 fn unexpected() -> Error {

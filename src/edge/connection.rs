@@ -258,7 +258,7 @@ impl Connection {
         let version = self.parameter("server_version").unwrap_or("unknown");
         let number = parse_version(version).unwrap_or(0);
         if number < OLDEST_VERSION {
-            return Err(Error::unsupported(format!(
+            return Err(Error::connection(format!(
                 "incompatible server version {version}; client does not support streaming from server versions older than {}",
                 OLDEST_VERSION / 10_000
             )));
@@ -267,11 +267,11 @@ impl Connection {
             Some("on") => {}
             Some(_) => {
                 let message = "integer_datetimes compile flag does not match server";
-                return Err(Error::unsupported(message));
+                return Err(Error::connection(message));
             }
             None => {
                 let message = "could not determine server setting for integer_datetimes";
-                return Err(Error::unsupported(message));
+                return Err(Error::connection(message));
             }
         }
         self.version = number;

@@ -76,7 +76,7 @@ impl RequireAuth {
     /// Fails if the operator does not allow `method`; `reason` says what the server did.
     pub fn check(&self, method: Method, reason: &str) -> Result<()> {
         match &self.allowed {
-            Some(allowed) if !allowed.contains(&method) => Err(Error::unsupported(format!(
+            Some(allowed) if !allowed.contains(&method) => Err(Error::connection(format!(
                 "authentication method requirement \"{}\" failed: {reason}",
                 self.text
             ))),

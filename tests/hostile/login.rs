@@ -50,6 +50,31 @@ fn greetings_that_no_server_gives_are_refused() {
 }
 
 #[test]
+fn who_greets_as_no_server_to_receive_from_is_left_for_another_attempt() {
+    let ok = authentication(0, b"");
+    let greetings = [
+        [ok.clone(), parameter("server_version", "9.0"), ready()].concat(),
+        [ok, parameter("server_version", "15.18"), ready()].concat(),
+        authentication(7, b""),
+        authentication(10, b"SCRAM-SHA-1\0\0"),
+    ];
+    let archive = Archive::new();
+    let server = Walsender::start(source().identity.clone(), move |session| {
+        if let Some(greeting) = greetings.get(session.number as usize - 1) {
+            session.startup()?;
+            session.send(greeting)?;
+            return session.hear_out();
+        }
+        let start = session.stream()?;
+        session.send_wal(start, wal(0, 10_000))?;
+        session.hear_out()
+    });
+    let exit = receiver(&server, &archive, &["--endpos", &Lsn(at(500)).to_string()]).finish();
+    exit.assert_success();
+    assert_eq!(server.connections(), 5, "{exit:#?}");
+}
+
+#[test]
 fn talk_about_protocol_versions_is_passed_over_however_odd() {
     for body in [
         &b""[..],
