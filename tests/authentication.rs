@@ -4,8 +4,8 @@ mod common;
 use common::attempt::{Attempt, Client, Comparison};
 use common::certificates::file;
 use common::server::RECEIVER_NAME;
-use common::tls::{present, server_with_tls};
-use common::{Archive, Process, Server, postgres, program};
+use common::tls::{present, server_with_tls, start, with_tls};
+use common::{Archive, Installation, Process, Server, ServerOptions, postgres, program};
 
 const PASSWORD: &str = "secret ü";
 
@@ -97,6 +97,65 @@ fn a_wrong_password_is_wrong_in_every_way() {
             }
         }
     }
+    comparison.finish();
+}
+
+#[test]
+fn a_proof_takes_as_many_rounds_as_the_server_says() {
+    let Some(newest) = Installation::version(17) else {
+        return;
+    };
+    let options = ServerOptions::default().version(&newest);
+    let server = start(with_tls(options.config("scram_iterations = 310000")));
+    server.sql(&format!(
+        "create role proven replication login password '{PASSWORD}'"
+    ));
+    server.set_hba("local all all trust\nhost replication proven 127.0.0.1/32 scram-sha-256\n");
+    let rounds = server.sql("select split_part(rolpassword, ':', 1) from pg_authid where rolname = 'proven'");
+    assert_eq!(rounds, "SCRAM-SHA-256$310000");
+    let mut comparison = Comparison::on(&server);
+    for tls in ["sslmode=disable", "sslmode=require channel_binding=require"] {
+        let right = Attempt::with(format!("{} {tls}", credentials("proven")));
+        comparison.compare(&right.succeeds());
+        comparison.compare(&Attempt::with(format!("user=proven password=wrong {tls}")).fails());
+    }
+    comparison.finish();
+}
+
+#[test]
+fn a_password_is_prepared_for_its_proof_as_libpq_prepares_it() {
+    let server = server();
+    // Parts that vanish or change, that are prohibited, unknown to the standard, or run in two directions.
+    let passwords = [
+        "I\u{ad}X",
+        "IX",
+        "\u{2168}",
+        "\u{aa}",
+        "a",
+        "\u{ad}",
+        "a\u{a0}b",
+        "a b",
+        "a\tb",
+        "\u{e000}\u{aa}",
+        "\u{e000}a",
+        "\u{1f600}",
+        "\u{627}1",
+        "\u{627}1\u{628}",
+        "\u{fb01}",
+        "fi",
+    ];
+    let mut comparison = Comparison::on(&server);
+    let mut connected = 0;
+    for stored in passwords {
+        server.sql(&format!("alter role proven password '{stored}'"));
+        for given in passwords {
+            let attempt = Attempt::with(format!("user=proven password='{given}' sslmode=disable"));
+            let outcome = comparison.compare_as(stored, &attempt);
+            assert!(outcome.connected || stored != given, "{stored:?}");
+            connected += usize::from(outcome.connected);
+        }
+    }
+    assert!(connected > passwords.len(), "nothing is prepared");
     comparison.finish();
 }
 

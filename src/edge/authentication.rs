@@ -7,14 +7,13 @@ use std::io;
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{
-    self as scram, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
-};
+use postgres_protocol::authentication::sasl::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
 use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 
 use crate::edge::password::Password;
 use crate::edge::require_auth::{Method, RequireAuth};
+use crate::edge::scram::{Beginning, Binding};
 use crate::edge::tls::handshake::Peer;
 use crate::edge::tls::settings::{CertMode, ChannelBinding};
 use crate::edge::wire::{Incoming, Wire};
@@ -117,7 +116,7 @@ fn check_acceptance(credentials: &Credentials<'_>, answered: bool, bound: bool) 
 fn chosen_binding(
     body: &AuthenticationSaslBody,
     credentials: &Credentials<'_>,
-) -> Result<(&'static str, scram::ChannelBinding)> {
+) -> Result<(&'static str, Binding)> {
     let offered: Vec<&str> = body.mechanisms().collect().map_err(malformed)?;
     let offers_binding = offered.contains(&SCRAM_SHA_256_PLUS);
     let required = credentials.binding == ChannelBinding::Require;
@@ -128,15 +127,12 @@ fn chosen_binding(
             (_, true) => Err(Error::connection(
                 "server offered SCRAM-SHA-256-PLUS authentication over a non-SSL connection",
             )),
-            _ => Ok((SCRAM_SHA_256, scram::ChannelBinding::unsupported())),
+            _ => Ok((SCRAM_SHA_256, Binding::Unsupported)),
         };
     };
     let wanted = credentials.binding != ChannelBinding::Disable;
     match (&peer.end_point, offers_binding && wanted) {
-        (Some(end_point), true) => {
-            let binding = scram::ChannelBinding::tls_server_end_point(end_point.clone());
-            Ok((SCRAM_SHA_256_PLUS, binding))
-        }
+        (Some(end_point), true) => Ok((SCRAM_SHA_256_PLUS, Binding::TlsServerEndPoint(end_point.clone()))),
         // "n" tells the server that we do not know of its offer: a server whose certificate was not checked could be anybody between it and us.
         (None, true) if required || !peer.is_verified => Err(Error::connection(
             "could not determine server certificate signature algorithm",
@@ -147,8 +143,8 @@ fn chosen_binding(
         // Nothing is answered that was not offered.
         _ if !offered.contains(&SCRAM_SHA_256) => Err(no_mechanism(&offered)),
         // "y": the server will notice if somebody took its offer away on the way.
-        (_, false) if wanted => Ok((SCRAM_SHA_256, scram::ChannelBinding::unrequested())),
-        _ => Ok((SCRAM_SHA_256, scram::ChannelBinding::unsupported())),
+        (_, false) if wanted => Ok((SCRAM_SHA_256, Binding::Unrequested)),
+        _ => Ok((SCRAM_SHA_256, Binding::Unsupported)),
     }
 }
 
@@ -211,29 +207,29 @@ async fn prove_by_scram(
     wire: &mut Wire,
     password: &Password,
     mechanism: &str,
-    binding: scram::ChannelBinding,
+    binding: Binding,
 ) -> Result<()> {
-    let mut scram = ScramSha256::new(password.bytes(), binding);
+    let beginning = Beginning::new(binding)?;
     let mut reply = BytesMut::new();
-    frontend::sasl_initial_response(mechanism, scram.message(), &mut reply).map_err(unsendable)?;
+    frontend::sasl_initial_response(mechanism, beginning.message().as_bytes(), &mut reply)
+        .map_err(unsendable)?;
     wire.send(&reply).await?;
 
-    match wire.receive().await? {
-        Incoming::Other(Message::AuthenticationSaslContinue(body)) => scram.update(body.data()),
+    let challenge = match wire.receive().await? {
+        Incoming::Other(Message::AuthenticationSaslContinue(body)) => beginning.challenged(body.data())?,
         Incoming::Error(error) => return Err(error),
         _ => return Err(unexpected()),
-    }
-    .map_err(malformed)?;
+    };
+    let proof = challenge.proven(password).await;
     reply.clear();
-    frontend::sasl_response(scram.message(), &mut reply).map_err(unsendable)?;
+    frontend::sasl_response(proof.message().as_bytes(), &mut reply).map_err(unsendable)?;
     wire.send(&reply).await?;
 
     match wire.receive().await? {
-        Incoming::Other(Message::AuthenticationSaslFinal(body)) => scram.finish(body.data()),
-        Incoming::Error(error) => return Err(error),
-        _ => return Err(unexpected()),
+        Incoming::Other(Message::AuthenticationSaslFinal(body)) => proof.check(body.data()),
+        Incoming::Error(error) => Err(error),
+        _ => Err(unexpected()),
     }
-    .map_err(|error| Error::connection(printable(&format!("incorrect server signature: {error}"))))
 }
 
 fn not_supported(method: &str) -> Error {

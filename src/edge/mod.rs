@@ -43,6 +43,7 @@ pub mod report;
 pub mod require_auth;
 pub mod rest;
 pub mod savings;
+pub mod scram;
 pub mod service;
 pub mod session;
 pub mod settings;

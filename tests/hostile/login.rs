@@ -2,6 +2,9 @@
 
 use super::*;
 
+use common::wait::until;
+use rustix::process::{Pid, Signal};
+
 /// The client's first message is answered with this.
 fn greeted(greeting: Vec<u8>) -> Meeting {
     meet(source(), &[IMPATIENT], move |session| {
@@ -166,6 +169,57 @@ fn a_proof_that_is_none_is_refused() {
         let meeting = challenged(move |nonce| challenge.replace("NONCE", nonce));
         meeting.assert_refused(what, &["connection to server at"]);
     }
+}
+
+/// The server asks for so many rounds that they take minutes, and is not to be waited for.
+fn demanding() -> Walsender {
+    Walsender::start(source().identity.clone(), |session| {
+        session.startup()?;
+        session.send(&authentication(10, b"SCRAM-SHA-256\0\0"))?;
+        let (_, first) = session.hear()?;
+        let first = String::from_utf8_lossy(&first).into_owned();
+        let nonce = first.rsplit("r=").next().unwrap_or_default();
+        let challenge = format!("r={nonce}x,s=c2FsdA==,i=2147483647");
+        session.send(&authentication(11, challenge.as_bytes()))?;
+        session.hear_out()
+    })
+}
+
+#[test]
+fn more_work_than_there_is_time_for_is_given_up_like_silence() {
+    for limits in [
+        &["-d", "password=secret", IMPATIENT][..],
+        &["-d", "password=secret connect_timeout=2"],
+    ] {
+        let (server, archive) = (demanding(), Archive::new());
+        let exit = receiver(&server, &archive, &[&["-n"], limits].concat()).finish();
+        assert!(exit.has_line_with(&["error: ", "timeout expired"]), "{exit:#?}");
+    }
+}
+
+#[test]
+fn a_signal_ends_the_work_that_a_server_asks_for() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let (server, archive) = (demanding(), Archive::new());
+        let receiver = receiver(&server, &archive, &["-d", "password=secret connect_timeout=0"]);
+        until("it works", || (server.connections() == 1).then_some(()));
+        let used = || cpu_ticks(receiver.pid());
+        let before = used();
+        until("it goes on working", || (used() > before + 20).then_some(()));
+        receiver.end_by(signal).assert_success();
+    }
+}
+
+/// The processor's time that a process has used, in hundredths of a second.
+fn cpu_ticks(pid: Pid) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    let stat = stat.expect("read what a process uses");
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    fields
+        .split_whitespace()
+        .nth(11)
+        .and_then(|ticks| ticks.parse().ok())
+        .expect("a number")
 }
 
 // ---- what is said of it ----
