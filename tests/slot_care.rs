@@ -2,6 +2,7 @@
 mod common;
 
 use std::fs;
+use std::net::TcpListener;
 use std::process::Command;
 
 use common::process::wrap;
@@ -408,6 +409,22 @@ fn the_watch_asks_the_server_that_the_stream_comes_from() {
     assert_eq!(server.sql(asked), "postgres");
     let exit = receiver.stop();
     assert!(!exit.has_line_with(&["warning: "]), "{exit:#?}");
+}
+
+#[test]
+fn the_watch_gets_past_a_host_that_says_nothing() {
+    let (server, archive) = (Server::start(), Archive::new());
+    server.sql("select pg_create_physical_replication_slot('s1')");
+    let silent = TcpListener::bind("127.0.0.1:0").expect("bind a port");
+    let ports = format!(
+        "{},{}",
+        silent.local_addr().expect("a port").port(),
+        server.port()
+    );
+    let watch = format!("--slot-watch=host=127.0.0.1,127.0.0.1 port={ports} user=postgres");
+    let receiver = walring(&server, &archive, &["--slot=s1", &watch, "--listen=127.0.0.1:0"]);
+    Http::of(&receiver).wait_metric("walring_slot_watch_up", |up| up == 1.0);
+    receiver.stop();
 }
 
 /// One address, behind which another server stands after a failover; the old one lives on.

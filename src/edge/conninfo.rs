@@ -117,9 +117,10 @@ impl Conninfo {
         })
     }
 
-    /// The same for an ordinary connection, which may take so long to log in unless `connect_timeout` says otherwise.
+    /// The same for an ordinary connection, which may take so long to log in unless `connect_timeout` names a limit.
     pub fn without_replication(mut self, patience: Duration) -> Conninfo {
         self.startup.retain(|(name, _)| *name != "replication");
+        self.connect_timeout = self.connect_timeout.filter(|limit| *limit != Duration::MAX);
         self.patience = Some(patience);
         self
     }

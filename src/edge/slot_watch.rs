@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// An answer takes no time to speak of, so that a server that has not given it by then is not reached.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long one address may take to let us in, unless `connect_timeout` says it: the next one may be the right one.
+const PATIENCE_AT_THE_DOOR: Duration = Duration::from_secs(3);
+
 /// What stands for the stream's own settings.
 const SAME: &str = "same";
 
@@ -84,7 +87,7 @@ pub fn settings(
         ..Explicit::default()
     };
     let info = Conninfo::resolve(&explicit, env).map_err(|error| error.in_context("slot watch"))?;
-    Ok(info.without_replication(PATIENCE))
+    Ok(info.without_replication(PATIENCE_AT_THE_DOOR))
 }
 
 fn wanted(text: &ConnectionString) -> Result<Pairs> {
@@ -143,11 +146,7 @@ impl SlotWatch {
                 // The stream has found no server yet.
                 continue;
             }
-            let looked = timeout(PATIENCE, self.look(&mut line)).await;
-            let looked = looked.unwrap_or_else(|_| Err(Error::connection("the server does not answer")));
-            if looked.is_err() {
-                line = None;
-            }
+            let looked = self.look(&mut line).await;
             observation.set_slot(looked.as_ref().ok().cloned().flatten());
             teller.tell(
                 &self.slot,
@@ -157,7 +156,7 @@ impl SlotWatch {
         }
     }
 
-    /// Asks once, on the connection there is, or on a new one.
+    /// Asks once, on the connection there is, or on a new one; where that fails there is none.
     async fn look(&self, line: &mut Option<Line>) -> Result<Option<SlotState>> {
         let upstream = self.telemetry.upstream();
         let place = self.follows_stream.then(|| Place {
@@ -177,7 +176,8 @@ impl SlotWatch {
                 Line { place, connection }
             }
         };
-        let state = SlotState::ask(&mut current.connection, &self.slot).await?;
+        let answer = timeout(PATIENCE, SlotState::ask(&mut current.connection, &self.slot)).await;
+        let state = answer.unwrap_or_else(|_| Err(Error::connection("the server does not answer")))?;
         *line = Some(current);
         Ok(state)
     }
@@ -330,6 +330,17 @@ mod tests {
             assert_eq!(hosts[0].target, Target::Address(ip));
         }
         assert_eq!(info.clone().only_to("pg", 2, None).hosts.len(), 3);
+    }
+
+    #[test]
+    fn no_address_is_waited_for_without_an_end() {
+        let info = resolved("same", "host=a connect_timeout=0");
+        assert_eq!(
+            (info.connect_timeout, info.patience),
+            (None, Some(PATIENCE_AT_THE_DOOR))
+        );
+        let info = resolved("connect_timeout=7", "host=a connect_timeout=0");
+        assert_eq!(info.connect_timeout, Some(Duration::from_secs(7)));
     }
 
     #[test]
