@@ -427,6 +427,32 @@ fn the_watch_gets_past_a_host_that_says_nothing() {
     receiver.stop();
 }
 
+#[test]
+fn the_watch_stays_with_a_standby_that_is_promoted() {
+    let primary = Server::start();
+    let (standby, archive) = (primary.standby(), Archive::new());
+    standby.sql("select pg_create_physical_replication_slot('s1')");
+    let arguments = [
+        "-d",
+        "target_session_attrs=standby",
+        "--slot=s1",
+        "--slot-watch=same",
+    ];
+    let receiver = walring(&standby, &archive, &arguments);
+    let watchers =
+        "from pg_stat_activity where application_name = 'receiver' and backend_type = 'client backend'";
+    let watcher = || standby.sql(&format!("select max(pid) {watchers}"));
+    until("the slot is watched", || (!watcher().is_empty()).then_some(()));
+    standby.promote();
+    let before = watcher();
+    standby.sql(&format!("select pg_terminate_backend(pid) {watchers}"));
+    until("the slot is watched again", || {
+        let now = watcher();
+        (!now.is_empty() && now != before).then_some(())
+    });
+    receiver.stop();
+}
+
 /// One address, behind which another server stands after a failover; the old one lives on.
 #[test]
 fn the_watch_follows_the_stream_to_another_server_behind_the_same_address() {

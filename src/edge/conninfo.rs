@@ -126,6 +126,7 @@ impl Conninfo {
     }
 
     /// The same with only one of the hosts, if it is one of them, and only one of its addresses, if it was reached by one.
+    /// It is taken as it is: it may have been promoted since it was chosen.
     pub fn only_to(mut self, name: &str, port: u16, address: Option<SocketAddr>) -> Conninfo {
         let meant = self
             .hosts
@@ -137,6 +138,7 @@ impl Conninfo {
                 host.target = Target::Address(address.ip());
             }
             self.hosts = vec![host];
+            self.target_session = TargetSession::Any;
         }
         self
     }

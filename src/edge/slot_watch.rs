@@ -344,6 +344,14 @@ mod tests {
     }
 
     #[test]
+    fn the_server_of_the_stream_is_asked_whatever_it_has_become() {
+        use crate::edge::target_session::TargetSession::{Any, Standby};
+        let info = resolved("same", "host=a,b target_session_attrs=standby");
+        let only = |host: &str| info.clone().only_to(host, 1, None).target_session;
+        assert_eq!((only("b"), only("c")), (Any, Standby));
+    }
+
+    #[test]
     fn who_names_a_host_says_all_of_it() {
         let info = resolved("host=b user=v", "host=a user=u application_name=x");
         assert_eq!((info.hosts[0].name.as_str(), info.hosts[0].port), ("b", 5432));
