@@ -138,6 +138,58 @@ fn an_address_of_ipv6_is_reached_by_uri_and_by_hostaddr() {
 }
 
 #[test]
+fn an_address_in_any_form_is_what_it_is_to_pg_receivewal() {
+    let server = ServerOptions::default()
+        .config("listen_addresses = '127.0.0.1, ::1'")
+        .start();
+    server.set_hba(
+        "local all all trust\nhost replication all 127.0.0.1/32 trust\nhost replication all ::1/128 trust\n",
+    );
+    let place = Place::new(server);
+    let port = place.server.port();
+    let with_ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    let own = link_local().map(|address| (address, "Connection refused"));
+    let addresses = [
+        ("127.1", LOGGED_IN),
+        ("2130706433", LOGGED_IN),
+        ("0x7f.0.0.1", LOGGED_IN),
+        ("0:0:0:0:0:0:0:1", LOGGED_IN),
+        ("::1%lo", ""),
+        ("::1%1", ""),
+        ("fe80::1%lo", ""),
+        ("fe80::1%gone", "could not parse network address"),
+        ("fe80::1%", "could not parse network address"),
+        ("256.1", "could not parse network address"),
+        ("localhost", "could not parse network address"),
+    ];
+    let addresses = addresses.into_iter().map(|(text, said)| (text.to_owned(), said));
+    for (address, expected) in addresses.chain(own) {
+        if address.contains(':') && !with_ipv6 {
+            skip("addresses of IPv6: there is no ::1");
+            continue;
+        }
+        // Nobody listens on the addresses of other interfaces.
+        let string = format!("hostaddr={address} port={port} user=postgres connect_timeout=5");
+        place.compare(&["-d", &string], &[], expected);
+        place.compare(&["-d", &format!("{string} host=name")], &[], expected);
+        place.compare(&["-d", &format!("{string} port=1")], &[], "");
+    }
+}
+
+/// An address of this machine that needs a zone, if it has one.
+fn link_local() -> Option<String> {
+    let all = fs::read_to_string("/proc/net/if_inet6").ok()?;
+    all.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [digits, _, _, "20", _, interface] = fields[..] else {
+            return None;
+        };
+        let ip = std::net::Ipv6Addr::from(u128::from_str_radix(digits, 16).ok()?);
+        Some(format!("{ip}%{interface}"))
+    })
+}
+
+#[test]
 fn a_password_file_lets_in_whom_it_lets_in_with_pg_receivewal() {
     let place = Place::new(server_asking_for(PASSWORD));
     let port = place.server.port();

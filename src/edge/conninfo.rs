@@ -133,9 +133,8 @@ impl Conninfo {
             .iter()
             .find(|host| host.name == name && host.port == port);
         if let Some(mut host) = meant.cloned() {
-            // The zone of a link-local address has no place there.
-            if let Some(address) = address.filter(|address| zone(address) == 0) {
-                host.target = Target::Address(address.ip());
+            if let Some(address) = address {
+                host.target = Target::Address(hosts::in_numbers(&address));
             }
             self.hosts = vec![host];
             self.target_session = TargetSession::Any;
@@ -156,13 +155,6 @@ impl Conninfo {
             user: &self.user,
         };
         Some((passfile::look_up(path, &wanted)?, Some(path.clone())))
-    }
-}
-
-fn zone(address: &SocketAddr) -> u32 {
-    match address {
-        SocketAddr::V4(_) => 0,
-        SocketAddr::V6(address) => address.scope_id(),
     }
 }
 

@@ -5,7 +5,6 @@
 //! what `target_session_attrs` wants, leads to the next host. Source: PQconnectPoll of PostgreSQL's libpq.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use nix::unistd::{Uid, User};
@@ -15,7 +14,7 @@ use crate::edge::authentication::Outcome;
 use crate::edge::connection::Connection;
 use crate::edge::conninfo::Conninfo;
 use crate::edge::encryption::{self, Begun, Encryption};
-use crate::edge::hosts::{Host, Target};
+use crate::edge::hosts::{self, Host, Target};
 use crate::edge::password::{Password, PasswordPrompt};
 use crate::edge::socket::{Address, Socket};
 use crate::edge::target_session::TargetSession;
@@ -145,9 +144,9 @@ fn in_one(mut failed: Vec<Error>) -> Error {
 }
 
 async fn addresses_of(host: &Host) -> Result<Vec<Address>> {
-    match host.target {
+    match &host.target {
         Target::Socket => Ok(vec![Address::Unix(host.socket_path()?)]),
-        Target::Address(ip) => Ok(vec![Address::Tcp(SocketAddr::new(ip, host.port))]),
+        Target::Address(text) => Ok(vec![Address::Tcp(hosts::numeric_address(text, host.port)?)]),
         Target::Name => {
             let found = tokio::net::lookup_host((host.name.as_str(), host.port)).await;
             let found = found.map_err(|error| {
@@ -319,14 +318,10 @@ fn describe(host: &Host, address: &Address) -> String {
         Address::Unix(path) => format!("connection to server on socket \"{path}\""),
         Address::Tcp(address) => {
             let ip = address.ip().to_string();
-            let name = match host.target {
-                Target::Address(_) => &ip,
-                Target::Socket | Target::Name => &host.name,
-            };
-            let resolved = if *name == ip {
-                String::new()
-            } else {
-                format!(" ({ip})")
+            let (name, resolved) = match &host.target {
+                Target::Address(text) => (text, String::new()),
+                _ if host.name == ip => (&host.name, String::new()),
+                _ => (&host.name, format!(" ({ip})")),
             };
             format!("connection to server at \"{name}\"{resolved}, port {}", host.port)
         }

@@ -3,8 +3,10 @@
 //! An address or a port that cannot be one is refused at once. libpq says so only when its turn comes, which is on the day
 //! of the failover.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
+
+use dns_lookup::AddrInfoHints;
 
 use crate::edge::settings::{Settings, parse_integer};
 use crate::edge::socket::Address;
@@ -39,8 +41,8 @@ pub enum Target {
     Socket,
     /// A name to be resolved, perhaps to several addresses.
     Name,
-    /// An address that needs no resolving (`hostaddr`).
-    Address(IpAddr),
+    /// An address that no name server is asked about, as it was given (`hostaddr`).
+    Address(String),
 }
 
 impl Host {
@@ -101,6 +103,49 @@ pub fn resolve(settings: &Settings) -> Result<Vec<Host>> {
         .collect()
 }
 
+/// The address that a text stands for without a name server, as the C library reads it: also short (`127.1`), and with a
+/// zone by name (`fe80::1%eth0`), which counts once there is such an interface.
+///
+/// Fails in the words of libpq.
+pub fn numeric_address(text: &str, port: u16) -> Result<SocketAddr> {
+    let hints = AddrInfoHints {
+        flags: libc::AI_NUMERICHOST,
+        socktype: libc::SOCK_STREAM,
+        ..AddrInfoHints::default()
+    };
+    let found = dns_lookup::getaddrinfo(Some(text), None, Some(hints)).ok();
+    let mut found = found.into_iter().flatten().filter_map(|info| info.ok());
+    let Some(info) = found.next() else {
+        return Err(Error::connection(format!(
+            "could not parse network address \"{text}\": Name or service not known"
+        )));
+    };
+    let mut address = info.sockaddr;
+    address.set_port(port);
+    Ok(address)
+}
+
+/// The text that stands for an address.
+pub fn in_numbers(address: &SocketAddr) -> String {
+    match address {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+        other => other.ip().to_string(),
+    }
+}
+
+/// Fails unless the text is an address, or may become one: an interface may be missing still.
+fn check_address(text: &str) -> Result<()> {
+    let Err(error) = numeric_address(text, 0) else {
+        return Ok(());
+    };
+    let zoned = text.split_once('%').filter(|(_, zone)| !zone.is_empty());
+    let ip = zoned.and_then(|(ip, _)| ip.parse::<Ipv6Addr>().ok());
+    match ip.is_some_and(|ip| ip.is_unicast_link_local()) {
+        true => Ok(()),
+        false => Err(Error::usage(error.to_string())),
+    }
+}
+
 /// Moves a host behind the others: it has not what is stored, and one of those may have it.
 pub fn put_last(hosts: &mut [Host], host: &Host) {
     if let Some(at) = hosts.iter().position(|other| other == host) {
@@ -143,13 +188,9 @@ pub fn load_balance(settings: &Settings) -> Result<bool> {
 fn resolve_one(name: String, address: &str, port: u16) -> Result<Host> {
     let is_named = !name.is_empty();
     let (name, target) = if !address.is_empty() {
-        let ip = address.parse().map_err(|_| {
-            Error::usage(format!(
-                "could not parse network address \"{address}\": Name or service not known"
-            ))
-        })?;
+        check_address(address)?;
         let name = if name.is_empty() { address.to_owned() } else { name };
-        (name, Target::Address(ip))
+        (name, Target::Address(address.to_owned()))
     } else if name.is_empty() {
         (default_socket_directory().to_owned(), Target::Socket)
     } else if name.starts_with(['/', '@']) {
@@ -196,7 +237,7 @@ mod tests {
         let show = |host: &Host| match &host.target {
             Target::Socket => format!("socket {}", host.socket_path().unwrap()),
             Target::Name => format!("name {}:{}", host.name, host.port),
-            Target::Address(ip) => format!("{}={ip}:{}", host.name, host.port),
+            Target::Address(text) => format!("{}={text}:{}", host.name, host.port),
         };
         match resolve(&settings) {
             Ok(hosts) => hosts.iter().map(show).collect::<Vec<_>>().join(", "),
@@ -250,6 +291,36 @@ mod tests {
             ),
         ] {
             assert_eq!(hosts(&pairs), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_read_as_the_c_library_reads_it() {
+        for (text, expected) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.1", "127.0.0.1"),
+            ("2130706433", "127.0.0.1"),
+            ("0x7f.0.0.1", "127.0.0.1"),
+            ("0:0:0:0:0:0:0:1", "::1"),
+            ("fe80::1%1", "fe80::1%1"),
+            ("fe80::1%lo", "fe80::1%1"),
+        ] {
+            let address = numeric_address(text, 7).unwrap();
+            assert_eq!((in_numbers(&address).as_str(), address.port()), (expected, 7));
+        }
+        assert!(numeric_address("fe80::1%gone", 7).is_err());
+        assert!(check_address("fe80::1%gone").is_ok(), "it may come to be");
+        for text in [
+            "256.1",
+            "1.2.3.4.5",
+            "127.0.0.1%lo",
+            "fe80::1%",
+            "::g",
+            "a%lo",
+            "localhost",
+            " ::1",
+        ] {
+            assert!(check_address(text).is_err(), "{text}");
         }
     }
 

@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn of_several_addresses_it_asks_the_one_that_the_stream_comes_from() {
-        let info = resolved("same", "host=pg,pg,other hostaddr=::1,127.0.0.1,127.0.0.2");
+        let info = resolved("same", "host=pg,pg,other hostaddr=::1,127.1,127.0.0.2");
         let only = |address: &str| {
             let place = Place {
                 host: "pg".to_owned(),
@@ -323,11 +323,14 @@ mod tests {
             };
             place.only(&info).hosts
         };
-        for address in ["127.0.0.1:1", "[::1]:1"] {
+        for (address, text) in [
+            ("127.0.0.1:1", "127.0.0.1"),
+            ("[::1]:1", "::1"),
+            ("[fe80::1%2]:1", "fe80::1%2"),
+        ] {
             let hosts = only(address);
-            let ip = address.parse::<std::net::SocketAddr>().unwrap().ip();
             assert_eq!((hosts.len(), hosts[0].name.as_str()), (1, "pg"));
-            assert_eq!(hosts[0].target, Target::Address(ip));
+            assert_eq!(hosts[0].target, Target::Address(text.to_owned()));
         }
         assert_eq!(info.clone().only_to("pg", 2, None).hosts.len(), 3);
     }
