@@ -8,10 +8,14 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use common::login::server_asking_for;
 use common::process::wrap;
 use common::server::ServerOptions;
 use common::skip::skip;
+use common::terminal::Terminal;
+use common::wait::until;
 use common::{Archive, Process, Server, program};
 
 #[test]
@@ -275,6 +279,39 @@ fn typing(command: Command, text: &str) -> Vec<String> {
 fn errors<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
     let errors = lines.filter_map(|line| line.split_once(": error: "));
     errors.map(|(_, message)| message.to_owned()).collect()
+}
+
+#[test]
+fn a_signal_at_the_prompt_ends_it_and_gives_the_echo_back() {
+    let place = Place::new(server_asking_for(PASSWORD));
+    let port = place.server.port().to_string();
+    let aim = ["-h", "127.0.0.1", "-p", &port, "-U", "scram"];
+    for asks in ["-W", "-v"] {
+        for signal in [None, Some(Signal::INT), Some(Signal::TERM)] {
+            let terminal = Terminal::open();
+            let archive = Archive::new();
+            let mut command = program::receive();
+            command.args(aim).arg(asks).arg("-D").arg(archive.path());
+            // The terminal is the one that the process has.
+            let mut command = wrap(Command::new("setsid"), &["--ctty"], &command);
+            command.stdin(terminal.device()).stdout(terminal.device());
+            let mut child = command.stderr(terminal.device()).spawn().expect("start setsid");
+            terminal.wait_for("Password: ");
+            assert!(!terminal.echoes());
+            match signal {
+                None => terminal.press(b"half\x03"),
+                Some(signal) => kill_process(Pid::from_child(&child), signal).expect("send a signal"),
+            }
+            let code = until("it ends", || child.try_wait().expect("wait for a program"));
+            assert_eq!(code.code(), Some(0), "{}", terminal.text());
+            assert!(terminal.echoes());
+            // Of what is drawn the last comes a moment later.
+            until("the line is over", || {
+                terminal.text().ends_with("\r\n").then_some(())
+            });
+            assert!(!terminal.text().contains("error"), "{}", terminal.text());
+        }
+    }
 }
 
 #[test]

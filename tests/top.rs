@@ -5,7 +5,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::ops::Deref;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,10 +13,9 @@ use std::thread::JoinHandle;
 
 use common::process::{Exit, Process};
 use common::scratch::free_port;
+use common::terminal::Terminal;
 use common::wait::until;
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use walring::edge::status::{Distribution, Latencies, Positions, Status, Totals};
 
 /// What takes the screen: the alternate one, no cursor, no wrapping.
@@ -308,70 +307,33 @@ impl Drop for Shown {
     }
 }
 
-/// A terminal with `top` on it, and all that was ever drawn.
-struct Terminal {
+/// A terminal with `top` on it.
+struct Screen {
     shown: Shown,
-    user: OwnedFd,
-    device: OwnedFd,
-    drawn: Arc<Mutex<Vec<u8>>>,
+    terminal: Terminal,
 }
 
-impl Terminal {
-    fn with(command: Command, columns: u16, rows: u16) -> Terminal {
-        let mut command = command;
-        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("open a terminal");
-        grantpt(&user).expect("grant it");
-        unlockpt(&user).expect("unlock it");
-        let name = ptsname(&user, Vec::new())
-            .expect("its name")
-            .into_string()
-            .unwrap();
-        let device: OwnedFd = open(&name);
-        set_size(&user, columns, rows);
-        let stdin = device.try_clone().expect("a file");
-        let stdout = device.try_clone().expect("a file");
-        let shown = command
-            .stdin(stdin)
-            .stdout(stdout)
-            .spawn()
-            .expect("start walring");
-        let drawn = Arc::new(Mutex::new(Vec::new()));
-        collect(user.try_clone().expect("a file"), Arc::clone(&drawn));
-        Terminal {
-            shown: Shown(shown),
-            user,
-            device,
-            drawn,
+impl Deref for Screen {
+    type Target = Terminal;
+
+    fn deref(&self) -> &Terminal {
+        &self.terminal
+    }
+}
+
+impl Screen {
+    fn with(mut command: Command, columns: u16, rows: u16) -> Screen {
+        let terminal = Terminal::open();
+        terminal.resize(columns, rows);
+        command.stdin(terminal.device()).stdout(terminal.device());
+        Screen {
+            shown: Shown(command.spawn().expect("start walring")),
+            terminal,
         }
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.drawn.lock().unwrap()).into_owned()
-    }
-
-    fn wait_for(&self, text: &str) {
-        until(&format!("{text:?} is drawn"), || {
-            self.text().contains(text).then_some(())
-        });
-    }
-
-    fn resize(&self, columns: u16, rows: u16) {
-        set_size(&self.user, columns, rows);
-    }
-
-    fn press(&self, keys: &[u8]) {
-        rustix::io::write(&self.user, keys).expect("press keys");
     }
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.shown.0), signal).expect("send a signal");
-    }
-
-    fn echoes(&self) -> bool {
-        let modes = tcgetattr(&self.device)
-            .expect("how the terminal is set")
-            .local_modes;
-        modes.contains(LocalModes::ECHO | LocalModes::ICANON)
     }
 
     /// Asserts that it ended well and gave the terminal back.
@@ -382,31 +344,6 @@ impl Terminal {
             self.text().ends_with(LEFT).then_some(())
         });
     }
-}
-
-fn set_size(terminal: &OwnedFd, columns: u16, rows: u16) {
-    let size = Winsize {
-        ws_col: columns,
-        ws_row: rows,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    tcsetwinsize(terminal, size).expect("set its size");
-}
-
-fn open(name: &str) -> OwnedFd {
-    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
-    rustix::fs::open(name, flags, rustix::fs::Mode::empty()).expect("open a terminal's other side")
-}
-
-/// Reads what is drawn, until the terminal is gone.
-fn collect(user: OwnedFd, drawn: Arc<Mutex<Vec<u8>>>) {
-    std::thread::spawn(move || {
-        let mut piece = [0; 4096];
-        while let Ok(read @ 1..) = rustix::io::read(&user, &mut piece) {
-            drawn.lock().unwrap().extend_from_slice(&piece[..read]);
-        }
-    });
 }
 
 /// A receiver that gets a MiB and ten transactions in a tenth of its seconds.
@@ -425,7 +362,7 @@ fn busy() -> FakeReceiver {
 #[test]
 fn on_a_terminal_the_frame_is_drawn_in_place_until_q_is_pressed() {
     let receiver = busy();
-    let terminal = Terminal::with(top(&["--interval=0.1", &receiver.address()]), 80, 24);
+    let terminal = Screen::with(top(&["--interval=0.1", &receiver.address()]), 80, 24);
     terminal.wait_for("10.0 MiB/s, 100 transactions/s");
     assert!(!terminal.echoes());
     let text = terminal.text();
@@ -444,7 +381,7 @@ fn on_a_terminal_the_frame_is_drawn_in_place_until_q_is_pressed() {
 fn a_signal_gives_the_terminal_back() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let receiver = busy();
-        let terminal = Terminal::with(top(&[&receiver.address()]), 80, 24);
+        let terminal = Screen::with(top(&[&receiver.address()]), 80, 24);
         terminal.wait_for("healthy");
         terminal.signal(signal);
         terminal.assert_restored();
@@ -456,7 +393,7 @@ fn no_colour_is_used_where_none_is_wanted() {
     let receiver = busy();
     let mut command = top(&["--interval=0.1", &receiver.address()]);
     command.env("NO_COLOR", "1");
-    let terminal = Terminal::with(command, 80, 24);
+    let terminal = Screen::with(command, 80, 24);
     terminal.wait_for("\x1b[Hwalring 0.1.0");
     assert!(!terminal.text().contains("[0m"), "{:?}", terminal.text());
     terminal.press(b"q");
@@ -466,7 +403,7 @@ fn no_colour_is_used_where_none_is_wanted() {
 #[test]
 fn a_small_terminal_gets_what_fits() {
     let receiver = busy();
-    let terminal = Terminal::with(top(&["--interval=0.1", &receiver.address()]), 20, 5);
+    let terminal = Screen::with(top(&["--interval=0.1", &receiver.address()]), 20, 5);
     terminal.wait_for("\x1b[J\x1b[H");
     terminal.press(b"q");
     let frame = terminal.text();
@@ -479,7 +416,7 @@ fn a_small_terminal_gets_what_fits() {
 #[test]
 fn a_frame_is_drawn_anew_when_the_terminal_changes_its_size() {
     let receiver = busy();
-    let terminal = Terminal::with(top(&["--interval=3600", &receiver.address()]), 20, 5);
+    let terminal = Screen::with(top(&["--interval=3600", &receiver.address()]), 20, 5);
     terminal.wait_for("healthy");
     terminal.resize(80, 24);
     terminal.signal(Signal::WINCH);
@@ -491,7 +428,7 @@ fn a_frame_is_drawn_anew_when_the_terminal_changes_its_size() {
 #[test]
 fn the_shell_gets_the_terminal_while_it_is_stopped() {
     let receiver = busy();
-    let terminal = Terminal::with(top(&["--interval=3600", &receiver.address()]), 80, 24);
+    let terminal = Screen::with(top(&["--interval=3600", &receiver.address()]), 80, 24);
     terminal.wait_for("healthy");
     terminal.signal(Signal::TSTP);
     until("it is stopped", || terminal.shown.is_stopped().then_some(()));
@@ -520,7 +457,7 @@ fn a_receiver_that_comes_and_goes_is_shown_again() {
             .then(|| http(&body))
             .or(Some(Vec::new()))
     });
-    let terminal = Terminal::with(top(&["--interval=0.1", &receiver.address()]), 80, 24);
+    let terminal = Screen::with(top(&["--interval=0.1", &receiver.address()]), 80, 24);
     terminal.wait_for("not reachable: connection closed before message completed");
     here.store(true, Ordering::Relaxed);
     terminal.wait_for("healthy");
@@ -533,7 +470,7 @@ fn a_receiver_that_comes_and_goes_is_shown_again() {
 #[test]
 fn a_silent_receiver_does_not_hold_up_the_end() {
     let receiver = FakeReceiver::answering(|| None);
-    let terminal = Terminal::with(top(&[&receiver.address()]), 80, 24);
+    let terminal = Screen::with(top(&[&receiver.address()]), 80, 24);
     until("it is asked", || (!receiver.requests().is_empty()).then_some(()));
     terminal.press(b"q");
     terminal.assert_restored();

@@ -53,10 +53,10 @@ impl Connection {
     ///
     /// Fails with one line for each address that was tried, worded as libpq does.
     pub async fn open(info: &Conninfo, prompt: &mut PasswordPrompt) -> Result<Connection> {
-        prompt.before_connecting()?;
+        prompt.before_connecting().await?;
         let mut attempt = try_hosts(info, prompt.answer().as_ref()).await?;
         if let Attempt::PasswordNeeded(error) = attempt {
-            if !prompt.when_demanded()? {
+            if !prompt.when_demanded().await? {
                 return Err(error);
             }
             attempt = try_hosts(info, prompt.answer().as_ref()).await?;

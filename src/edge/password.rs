@@ -3,10 +3,11 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
+use tokio::task::spawn_blocking;
 
 use crate::error::{Error, Result};
 
@@ -74,8 +75,8 @@ impl PasswordPrompt {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn ask(&self) -> Result<()> {
-        let answer = ask()?;
+    async fn ask(&self) -> Result<()> {
+        let answer = ask().await?;
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
         Ok(())
     }
@@ -83,9 +84,9 @@ impl PasswordPrompt {
     /// To be called before connecting: asks if that was demanded, once.
     ///
     /// Fails if the terminal cannot be read.
-    pub fn before_connecting(&mut self) -> Result<()> {
+    pub async fn before_connecting(&mut self) -> Result<()> {
         if self.mode == PromptMode::Always {
-            self.ask()?;
+            self.ask().await?;
             self.mode = PromptMode::WhenAsked;
         }
         Ok(())
@@ -94,40 +95,37 @@ impl PasswordPrompt {
     /// To be called when the server wants a password and there is none; false if nobody gave one.
     ///
     /// Fails if the terminal cannot be read.
-    pub fn when_demanded(&mut self) -> Result<bool> {
+    pub async fn when_demanded(&mut self) -> Result<bool> {
         if self.mode == PromptMode::WhenAsked {
-            self.ask()?;
+            self.ask().await?;
         }
         Ok(self.answer().is_some())
     }
 }
 
-/// Asks on the terminal, or on standard input and standard error if there is none.
-fn ask() -> Result<Option<Password>> {
-    let failed = |error: io::Error| Error::usage(format!("could not read the password: {error}"));
+/// Asks on the terminal, or on standard input and standard error if there is none. Dropped, it asks no longer: only a
+/// thread still waits for a line, until the program has ended.
+async fn ask() -> Result<Option<Password>> {
     let typed = match OpenOptions::new().read(true).write(true).open("/dev/tty") {
         Ok(terminal) => {
-            let written: &File = &terminal;
-            ask_on(terminal.as_fd(), &terminal, written)
+            let terminal = Arc::new(terminal);
+            ask_on(Arc::clone(&terminal), &*terminal).await
         }
-        Err(_) => {
-            let input = io::stdin();
-            ask_on(input.as_fd(), input.lock(), io::stderr())
-        }
+        Err(_) => match io::stdin().as_fd().try_clone_to_owned() {
+            Ok(input) => ask_on(Arc::new(input.into()), io::stderr()).await,
+            Err(error) => Err(error),
+        },
     };
-    typed.map(Password::new).map_err(failed)
+    let typed = typed.map_err(|error| Error::usage(format!("could not read the password: {error}")))?;
+    Ok(Password::new(typed))
 }
 
-fn ask_on(fd: BorrowedFd<'_>, input: impl Read, mut output: impl Write) -> io::Result<Vec<u8>> {
-    let silence = isatty(fd).then(|| Silence::begin(fd)).transpose()?;
+async fn ask_on(input: Arc<File>, mut output: impl Write) -> io::Result<Vec<u8>> {
+    let silence = isatty(&*input).then(|| Silence::begin(Arc::clone(&input)));
+    let _silence = silence.transpose()?;
     write!(output, "Password: ")?;
     output.flush()?;
-    let line = read_line(input);
-    if silence.is_some() {
-        // The newline that was typed did not show.
-        writeln!(output)?;
-    }
-    line
+    spawn_blocking(move || read_line(&*input)).await?
 }
 
 /// Reads byte by byte, so that nothing behind the line is swallowed.
@@ -149,25 +147,26 @@ fn read_line(mut input: impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// Echo is off while this lives, and back on however the reading ends.
-struct Silence<'a> {
-    terminal: BorrowedFd<'a>,
+struct Silence {
+    terminal: Arc<File>,
     before: Termios,
 }
 
-impl<'a> Silence<'a> {
-    fn begin(terminal: BorrowedFd<'a>) -> io::Result<Silence<'a>> {
-        let before = tcgetattr(terminal)?;
+impl Silence {
+    fn begin(terminal: Arc<File>) -> io::Result<Silence> {
+        let before = tcgetattr(&*terminal)?;
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(terminal, OptionalActions::Flush, &silent)?;
+        tcsetattr(&*terminal, OptionalActions::Flush, &silent)?;
         Ok(Silence { terminal, before })
     }
 }
 
-impl Drop for Silence<'_> {
+impl Drop for Silence {
     fn drop(&mut self) {
-        // Nothing better can be done with a terminal that has gone away.
-        let _ = tcsetattr(self.terminal, OptionalActions::Flush, &self.before);
+        // Nothing better can be done with a terminal that has gone away. The newline that was typed did not show.
+        let _ = tcsetattr(&*self.terminal, OptionalActions::Flush, &self.before);
+        let _ = writeln!(&*self.terminal);
     }
 }
 
@@ -200,7 +199,10 @@ mod tests {
     #[test]
     fn nobody_is_asked_who_does_not_want_to_be() {
         let mut prompt = PasswordPrompt::new(PromptMode::Never);
-        prompt.before_connecting().unwrap();
-        assert!(!prompt.when_demanded().unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            prompt.before_connecting().await.unwrap();
+            assert!(!prompt.when_demanded().await.unwrap());
+        });
     }
 }

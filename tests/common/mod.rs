@@ -28,6 +28,7 @@ pub mod skip;
 pub mod small_disk;
 pub mod statuses;
 pub mod stored;
+pub mod terminal;
 pub mod terminator;
 pub mod tls;
 pub mod trickster;
