@@ -315,6 +315,18 @@ fn a_signal_at_the_prompt_ends_it_and_gives_the_echo_back() {
 }
 
 #[test]
+fn a_cluster_that_debians_wrapper_would_choose_is_refused() {
+    let archive = Archive::new();
+    let mut command = program::receive();
+    command.args(["-n", "-D"]).arg(archive.path());
+    command.env("PGCLUSTER", "15/main");
+    let exit = Process::spawn(command).finish();
+    assert_eq!(exit.code, Some(1), "{exit:#?}");
+    assert!(exit.has_line_with(&["error: ", "PGCLUSTER"]), "{exit:#?}");
+    assert!(exit.has_line_with(&["hint: ", "pg_lsclusters"]), "{exit:#?}");
+}
+
+#[test]
 fn a_variable_that_is_not_text_is_refused_by_name() {
     use std::os::unix::ffi::OsStrExt;
     let archive = Archive::new();

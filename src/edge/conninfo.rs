@@ -92,6 +92,7 @@ impl Conninfo {
     pub fn resolve(explicit: &Explicit, env: &dyn Fn(&str) -> Option<String>) -> Result<Conninfo> {
         let settings = gather(explicit, env)?;
         refusals::check(&settings)?;
+        refusals::check_cluster(&settings, env)?;
         let user = match settings.value("user") {
             Some(user) => user.to_owned(),
             None => system_user()?,

@@ -55,6 +55,24 @@ pub fn check(settings: &Settings) -> Result<()> {
     CHOICES.iter().try_for_each(|choice| choice.check(settings))
 }
 
+/// The variable by which Debian's wrapper of PostgreSQL's programs chooses among the clusters of a machine.
+const CLUSTER: &str = "PGCLUSTER";
+
+/// Fails if that chooses the server, which libpq does not do: the one at the default socket may be another one, and at a
+/// first start nothing else would tell.
+pub fn check_cluster(settings: &Settings, env: &dyn Fn(&str) -> Option<String>) -> Result<()> {
+    let is_named = ["host", "hostaddr", "port"]
+        .iter()
+        .any(|keyword| settings.value(keyword).is_some());
+    match env(CLUSTER).filter(|cluster| !cluster.is_empty() && !is_named) {
+        None => Ok(()),
+        Some(cluster) => Err(Error::unsupported(format!(
+            "environment variable {CLUSTER} (\"{cluster}\") is not supported, and neither host nor port is given"
+        ))
+        .with_hint("Give the port of that cluster (--port, pg_lsclusters shows it), or unset the variable.")),
+    }
+}
+
 impl Choice {
     fn check(&self, settings: &Settings) -> Result<()> {
         let keyword = self.keyword;
@@ -92,6 +110,24 @@ mod tests {
             let verdict = verdict(keyword, value);
             assert!(verdict.starts_with(&start), "{verdict}");
         }
+    }
+
+    #[test]
+    fn a_cluster_of_debians_wrapper_is_refused_unless_the_server_is_named() {
+        let verdict = |pairs: &[(&str, &str)], cluster: &str| {
+            let mut settings = Settings::default();
+            for (keyword, value) in pairs {
+                settings.set(keyword, value).unwrap();
+            }
+            let env = |name: &str| (name == "PGCLUSTER").then(|| cluster.to_owned());
+            check_cluster(&settings, &env).map_err(|error| error.to_string())
+        };
+        let message = verdict(&[("user", "x")], "15/main").unwrap_err();
+        assert!(message.contains("PGCLUSTER (\"15/main\")"), "{message}");
+        for named in [("host", "/tmp"), ("hostaddr", "::1"), ("port", "5433")] {
+            assert_eq!(verdict(&[named], "15/main"), Ok(()));
+        }
+        assert_eq!(verdict(&[], ""), Ok(()));
     }
 
     #[test]
