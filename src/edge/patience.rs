@@ -3,7 +3,7 @@
 //!
 //! A disk that hangs can hold up the receiver's thread (a durable write that is waited for in place), so signals come
 //! to this one. The first one is the receiver's: it makes durable what was received. If the disk
-//! does not answer, this thread ends the program: [`GRACE`] after that signal and the disk's last answer, or at once
+//! does not answer, this thread ends the program: `GRACE` after that signal and the disk's last answer, or at once
 //! when a second signal comes. Nothing is lost by that, for what is not durable was not acknowledged.
 //!
 //! The kernel lets go of a process only when the disk has answered or the device is gone; that is the same for SIGKILL.

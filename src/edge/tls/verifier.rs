@@ -2,9 +2,9 @@
 //!
 //! webpki builds and checks the path. It takes a root for good whatever the root's certificate says, looks at no key
 //! usage, and compares no common name with what a constraint allows: OpenSSL does, and so it is done here
-//! ([`purpose`]), for every path that webpki finds. webpki refuses two kinds of certificate that OpenSSL accepts, and that
+//! (`purpose.rs`), for every path that webpki finds. webpki refuses two kinds of certificate that OpenSSL accepts, and that
 //! PostgreSQL's documentation tells how to make: one of version 1, and one that signed itself and is its own root. These
-//! two are checked here, where one of the roots itself has signed them. So are revocation lists ([`revocation`]), of
+//! two are checked here, where one of the roots itself has signed them. So are revocation lists (`revocation.rs`), of
 //! which webpki reads no version 1.
 //!
 //! Source: RFC 5280, sections 4.1, 4.2 and 6.1; libpq for the rules; the words are OpenSSL's.
