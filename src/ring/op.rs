@@ -38,8 +38,12 @@ impl<D: 'static> OneshotOutputTransform for GiveBack<D> {
     }
 }
 
-/// Queues an operation. `data` must own everything that `entry` points to.
-fn submit<D: 'static>(data: D, entry: squeue::Entry) -> InFlight<D> {
+/// Queues an operation.
+///
+/// # Safety
+/// What `entry` points to, `data` owns and nothing else uses until the operation has ended; it stays where it is when
+/// `data` moves.
+unsafe fn submit<D: 'static>(data: D, entry: squeue::Entry) -> InFlight<D> {
     UnsubmittedOneshot::new(data, GiveBack(PhantomData), entry).submit()
 }
 
@@ -109,15 +113,14 @@ pub fn receive(
     } else {
         opcode::ReadFixed::new(fd, start, length, index).build()
     };
-    submit(
-        Reading {
-            buffer,
-            scratch,
-            sealed: None,
-            _socket: Rc::clone(socket),
-        },
-        entry,
-    )
+    let reading = Reading {
+        buffer,
+        scratch,
+        sealed: None,
+        _socket: Rc::clone(socket),
+    };
+    // SAFETY: the range lies within the slot, which the operation owns and which never moves.
+    unsafe { submit(reading, entry) }
 }
 
 /// As [`receive`], into the pieces of a slot and the heads between them.
@@ -151,17 +154,16 @@ pub fn receive_spread(
     message.msg_iovlen = used;
     let fd = types::Fd(socket.as_raw_fd());
     let flags = if wait { libc::MSG_WAITALL as u32 } else { 0 };
-    // The box stays where it is while the operation owns it.
     let entry = opcode::RecvMsg::new(fd, message).flags(flags).build();
-    submit(
-        Reading {
-            buffer,
-            scratch,
-            sealed: None,
-            _socket: Rc::clone(socket),
-        },
-        entry,
-    )
+    let reading = Reading {
+        buffer,
+        scratch,
+        sealed: None,
+        _socket: Rc::clone(socket),
+    };
+    // SAFETY: the pieces lie within the slot and the heads, and the message within the scratch memory; the operation owns
+    // both, the slot never moves, and the memory is boxed.
+    unsafe { submit(reading, entry) }
 }
 
 /// Reads TLS records from the socket into memory of their own; the slot only waits.
@@ -174,17 +176,15 @@ pub fn receive_sealed(
     let space = sealed.space();
     let (start, length) = (space.as_mut_ptr(), space.len() as u32);
     let fd = types::Fd(socket.as_raw_fd());
-    // The memory is boxed: it stays where it is when its owner moves.
     let entry = opcode::Recv::new(fd, start, length).build();
-    submit(
-        Reading {
-            buffer,
-            scratch,
-            sealed: Some(sealed),
-            _socket: Rc::clone(socket),
-        },
-        entry,
-    )
+    let reading = Reading {
+        buffer,
+        scratch,
+        sealed: Some(sealed),
+        _socket: Rc::clone(socket),
+    };
+    // SAFETY: the space lies within the memory for records, which the operation owns and which is boxed.
+    unsafe { submit(reading, entry) }
 }
 
 /// Sets how many bytes must have arrived before a waiting read is woken (SO_RCVLOWAT). A socket that
@@ -208,7 +208,9 @@ pub fn set_low_water(socket: &OwnedFd, bytes: libc::c_int) {
 /// socket alone it would take one of them, and not say which. They report what became of them.
 pub fn cancel(socket: &Rc<OwnedFd>) -> InFlight<Rc<OwnedFd>> {
     let builder = types::CancelBuilder::fd(types::Fd(socket.as_raw_fd())).all();
-    submit(Rc::clone(socket), opcode::AsyncCancel2::new(builder).build())
+    let entry = opcode::AsyncCancel2::new(builder).build();
+    // SAFETY: it points to nothing; the socket stays open.
+    unsafe { submit(Rc::clone(socket), entry) }
 }
 
 /// What a read says that brought nothing, and is not at an end.
@@ -229,7 +231,7 @@ pub type Write = InFlight<(FixedBuf, Rc<File>)>;
 
 /// Writes a range of a buffer at `offset` of the file; if `durable`, it is when the write ends.
 pub fn write(file: &Rc<File>, buffer: FixedBuf, range: Range<usize>, offset: u64, durable: bool) -> Write {
-    assert!(range.end <= buffer.bytes_total());
+    assert!(range.start <= range.end && range.end <= buffer.bytes_total());
     // SAFETY: the range lies within the buffer, as asserted.
     let start = unsafe { buffer.stable_ptr().add(range.start) };
     let fd = types::Fd(file.as_raw_fd());
@@ -238,7 +240,8 @@ pub fn write(file: &Rc<File>, buffer: FixedBuf, range: Range<usize>, offset: u64
         .offset(offset)
         .rw_flags(flags)
         .build();
-    submit((buffer, Rc::clone(file)), entry)
+    // SAFETY: as asserted, and the operation owns the buffer, whose memory never moves.
+    unsafe { submit((buffer, Rc::clone(file)), entry) }
 }
 
 /// Writes without the ring, and waits for it: the number of bytes written. If `durable`, they are.
@@ -257,10 +260,9 @@ pub type Sync = InFlight<Rc<File>>;
 /// Makes durable what was written to the file.
 pub fn sync_data(file: &Rc<File>) -> Sync {
     let fd = types::Fd(file.as_raw_fd());
-    submit(
-        Rc::clone(file),
-        opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
-    )
+    let entry = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
+    // SAFETY: it points to nothing; the file stays open.
+    unsafe { submit(Rc::clone(file), entry) }
 }
 
 /// A send of bytes that the socket did not take at once.
@@ -270,8 +272,8 @@ pub type Send = InFlight<(Vec<u8>, Rc<OwnedFd>)>;
 pub fn send(socket: &Rc<OwnedFd>, bytes: Vec<u8>) -> Send {
     let fd = types::Fd(socket.as_raw_fd());
     let entry = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32).build();
-    // The bytes of a vector stay where they are when the vector moves.
-    submit((bytes, Rc::clone(socket)), entry)
+    // SAFETY: the operation owns the vector, whose bytes stay where they are when it moves.
+    unsafe { submit((bytes, Rc::clone(socket)), entry) }
 }
 
 /// A timer.
@@ -285,5 +287,33 @@ pub fn timeout(delay: Duration) -> Timeout {
             .nsec(delay.subsec_nanos()),
     );
     let entry = opcode::Timeout::new(std::ptr::from_ref(&*delay)).build();
-    submit(delay, entry)
+    // SAFETY: the operation owns the box, whose content stays where it is when it moves.
+    unsafe { submit(delay, entry) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::writes::Slot;
+    use crate::ring::setup;
+
+    #[test]
+    #[should_panic(expected = "range.start <= range.end")]
+    fn nothing_is_written_from_outside_of_a_slot() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        setup::start().unwrap().block_on(async {
+            let mut slots = setup::register_slots(4096).unwrap();
+            let backwards = Range {
+                start: usize::MAX,
+                end: 0,
+            };
+            drop(write(
+                &Rc::new(File::from_std(file)),
+                slots.take(Slot(0)),
+                backwards,
+                0,
+                false,
+            ));
+        });
+    }
 }

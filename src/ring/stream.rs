@@ -51,28 +51,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 /// Receives one stream until it ends. An error is one of the disk's, after which nothing more may be
 /// acknowledged.
 pub async fn run(config: Config, segments: Segments, channel: Channel, shared: Shared<'_>) -> Result<Ended> {
-    let size = config.segment_size;
-    let core = Receiver::new(config, Duration::ZERO);
-    let mut stream = Stream {
-        shown: Shown::new(&core),
-        core,
-        flight: Flight::new(shared.slots),
-        link: Link::new(channel.socket, channel.tls),
-        segments,
-        size,
-        early: channel.unread,
-        postponed: None,
-        awaits_file: false,
-        timer: Timer::default(),
-        began: Instant::now(),
-        lingers: false,
-        armed: Duration::ZERO,
-        parked: Duration::ZERO,
-        ended: false,
-        spin: Spin::new(shared.spin),
-        recorder: Recorder::new(),
-        shared,
-    };
+    let mut stream = Stream::new(config, segments, channel, shared);
     stream.load_prefix()?;
     let result = poll_fn(|cx| stream.turn(cx)).await;
     let latest = stream.now() + FAREWELL;
@@ -115,6 +94,33 @@ struct Stream<'a> {
     recorder: Recorder,
     shown: Shown,
     shared: Shared<'a>,
+}
+
+impl<'a> Stream<'a> {
+    fn new(config: Config, segments: Segments, channel: Channel, shared: Shared<'a>) -> Stream<'a> {
+        let size = config.segment_size;
+        let core = Receiver::new(config, Duration::ZERO);
+        Stream {
+            shown: Shown::new(&core),
+            core,
+            flight: Flight::new(shared.slots),
+            link: Link::new(channel.socket, channel.tls),
+            segments,
+            size,
+            early: channel.unread,
+            postponed: None,
+            awaits_file: false,
+            timer: Timer::default(),
+            began: Instant::now(),
+            lingers: false,
+            armed: Duration::ZERO,
+            parked: Duration::ZERO,
+            ended: false,
+            spin: Spin::new(shared.spin),
+            recorder: Recorder::new(),
+            shared,
+        }
+    }
 }
 
 impl Stream<'_> {
