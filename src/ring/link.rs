@@ -268,10 +268,14 @@ impl Link {
         true
     }
 
+    /// Ends the connection: what the server does not read would hold the socket as long as TCP has patience.
+    pub fn give_up(&self) {
+        let _ = rustix::net::shutdown(self.socket.as_fd(), Shutdown::Both);
+    }
+
     /// Gives the way to the server back, as it was; `unread` is what was read and not used.
     pub fn into_channel(mut self, unread: BytesMut) -> Result<Channel> {
         self.expect(false);
-        // A send may still be in flight, and holds the socket then.
         drop(self.send);
         let socket = Rc::try_unwrap(self.socket).or_else(|shared| shared.try_clone());
         let socket = socket.map_err(|error| {

@@ -37,7 +37,7 @@ use crate::core::order::{Config, Output};
 use crate::core::receiver::Receiver;
 use crate::core::spin::Spin;
 use crate::core::telemetry::Recorder;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The next commit is waited for in place so long; a stream with longer pauses waits through the ring.
 const LINGER: Duration = Duration::from_millis(10);
@@ -62,10 +62,7 @@ pub async fn run(config: Config, segments: Segments, channel: Channel, shared: S
     stream.recorder.finish(stream.shared.telemetry);
     match result {
         Ok(()) => stream.conclude(),
-        Err(error) => {
-            stream.segments.end();
-            Err(error)
-        }
+        Err(error) => Err(stream.fail(error)),
     }
 }
 
@@ -93,6 +90,8 @@ struct Stream<'a> {
     spin: Spin,
     recorder: Recorder,
     shown: Shown,
+    /// What failed after the stream.
+    late: Option<Error>,
     shared: Shared<'a>,
 }
 
@@ -118,6 +117,7 @@ impl<'a> Stream<'a> {
             ended: false,
             spin: Spin::new(shared.spin),
             recorder: Recorder::new(),
+            late: None,
             shared,
         }
     }
@@ -171,12 +171,10 @@ impl Stream<'_> {
 
     fn poll_flight(&mut self, cx: &mut Context<'_>) -> Result<bool> {
         let received = self.poll_receive(cx);
-        let written = self.poll_writes(cx)?;
-        let synced = self.poll_sync(cx)?;
-        let named = self.poll_names(cx)?;
+        let done = self.poll_disk(cx)?;
         let sent = self.link.poll_send(cx);
         let prepared = self.poll_segments(cx);
-        Ok(received | written | synced | named | sent | prepared)
+        Ok(received | done | sent | prepared)
     }
 
     fn poll_segments(&mut self, cx: &mut Context<'_>) -> bool {

@@ -18,7 +18,15 @@ use crate::ring::durable::Failed;
 use crate::ring::flight::{NameOrder, Naming, Syncing, Writing};
 
 impl Stream<'_> {
-    pub(super) fn poll_writes(&mut self, cx: &mut Context<'_>) -> Result<bool> {
+    /// Takes what the disk has answered; true if it has.
+    pub(super) fn poll_disk(&mut self, cx: &mut Context<'_>) -> Result<bool> {
+        let written = self.poll_writes(cx)?;
+        let synced = self.poll_sync(cx)?;
+        let named = self.poll_names(cx)?;
+        Ok(written | synced | named)
+    }
+
+    fn poll_writes(&mut self, cx: &mut Context<'_>) -> Result<bool> {
         let mut changed = false;
         for index in 0..self.flight.writes.len() {
             let Some(running) = &mut self.flight.writes[index] else {
@@ -68,7 +76,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    pub(super) fn poll_sync(&mut self, cx: &mut Context<'_>) -> Result<bool> {
+    fn poll_sync(&mut self, cx: &mut Context<'_>) -> Result<bool> {
         let Some(Syncing {
             segment,
             issued,
@@ -89,7 +97,7 @@ impl Stream<'_> {
         Ok(true)
     }
 
-    pub(super) fn poll_names(&mut self, cx: &mut Context<'_>) -> Result<bool> {
+    fn poll_names(&mut self, cx: &mut Context<'_>) -> Result<bool> {
         let Some(Naming {
             order,
             issued,
