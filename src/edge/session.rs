@@ -334,12 +334,7 @@ impl Receiving<'_> {
         durable_method: durable::Method,
         until: Until,
     ) -> Result<Ended> {
-        let Continuation {
-            position,
-            stored,
-            decoder,
-            ..
-        } = from;
+        let position = from.position;
         let place = Place {
             directory: self.directory.path().to_owned(),
             timeline: position.timeline,
@@ -352,7 +347,7 @@ impl Receiving<'_> {
         let left = segments.resume(position.lsn);
         self.telemetry.disk.answered();
         let left = left?;
-        if left.is_none() && !stored.is_empty() {
+        if left.is_none() && !from.stored.is_empty() {
             let name = server
                 .segment_size
                 .segment_of(position.lsn)
@@ -364,20 +359,7 @@ impl Receiving<'_> {
                 .prepare(&mut self.slots, server.identity.flushed.bytes_since(position.lsn))
                 .await;
         }
-        let decoder = match self.options.verify {
-            Verify::Records => Some(decoder),
-            Verify::Pages => Some(decoder.into_pages()),
-            Verify::Off => None,
-        };
-        let mut config = Config {
-            decoder,
-            stored,
-            only_compares: until == Until::Same,
-            ..self.config(server, position, left, files)
-        };
-        if let Until::Position(end) = until {
-            config.end_position = Some(end);
-        }
+        let config = self.config(server, files, from, left, until);
         let mut display = Display::new(self.options, position, Arc::clone(&self.telemetry));
         let channel = connection.detach()?;
         let _held = self.patience.hold(&channel.socket);
@@ -395,34 +377,48 @@ impl Receiving<'_> {
         stream::run(config, segments, channel, shared).await
     }
 
+    /// What a stream must know that goes on so, in a partial that holds something up to `left` if there is one.
     fn config(
         &self,
         server: &Server,
-        position: Position,
-        left: Option<Lsn>,
         files: &[SegmentFile],
+        from: Continuation,
+        left: Option<Lsn>,
+        until: Until,
     ) -> Config {
+        let Continuation {
+            position,
+            stored,
+            decoder,
+            unproven: _,
+        } = from;
         let options = self.options;
-        let durability = match (options.synchronous, options.no_sync) {
-            (true, _) => Durability::Synchronous,
-            (false, true) => Durability::Background,
-            (false, false) => Durability::Deferred,
-        };
         Config {
             segment_size: server.segment_size,
             block: self.block,
             slots: SLOTS,
             window: WINDOW,
-            durability,
+            durability: match (options.synchronous, options.no_sync) {
+                (true, _) => Durability::Synchronous,
+                (false, true) => Durability::Background,
+                (false, false) => Durability::Deferred,
+            },
             claims_flush: self.claims_flush(),
             status_interval: options.status_interval,
             receive_timeout: options.receive_timeout,
-            end_position: options.endpos,
+            end_position: match until {
+                Until::Position(end) => Some(end),
+                Until::Same | Until::End => options.endpos,
+            },
             start: position.lsn,
             backlog_end: server.identity.flushed,
-            stored: Vec::new(),
-            only_compares: false,
-            decoder: None,
+            stored,
+            only_compares: until == Until::Same,
+            decoder: match options.verify {
+                Verify::Records => Some(decoder),
+                Verify::Pages => Some(decoder.into_pages()),
+                Verify::Off => None,
+            },
             preserve_end: preserve_end(server.segment_size, position, left, files),
             named: left.is_some(),
         }
