@@ -194,6 +194,26 @@ fn a_start_on_a_disk_that_hangs_can_be_given_up() {
     assert_nothing_is_lost(bench, then);
 }
 
+#[test]
+fn a_disk_that_hangs_while_the_first_segment_is_zeroed_is_told_and_can_be_given_up() {
+    // Slow enough for zeroing to last.
+    let Some(bench) = Bench::on(Filesystem::Ext4, Duration::from_millis(5), QUICK) else {
+        return;
+    };
+    let arguments = ["--synchronous", "--durable-method=dsync"];
+    let receiver = Process::spawn(bench.receiver(&bench.archive(), &arguments));
+    let spare = bench.archive().join(".walring-spare-0");
+    until("the first segment is being zeroed", || {
+        spare.exists().then_some(())
+    });
+    let broken = bench.broken(WRITES_HANG);
+    receiver.wait_for_line("warning: the disk has not answered for ");
+    receiver.signal(Signal::TERM);
+    receiver.wait_for_line("error: stopped; the disk has not answered for 10 seconds");
+    let then = assert_given_up(&bench, receiver, broken);
+    assert_nothing_is_lost(bench, then);
+}
+
 /// Each file system, each way to wait for a durable write, each method.
 fn cases() -> [(Filesystem, Duration, &'static str); 4] {
     let (dsync, fdatasync) = ("--durable-method=dsync", "--durable-method=fdatasync");

@@ -119,6 +119,14 @@ impl Dialogue {
         self.answered.increment();
     }
 
+    /// The disk does something that is waited for in place.
+    pub fn ask<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.asked();
+        let answer = work();
+        self.answered();
+        answer
+    }
+
     /// Nothing that was asked is waited for any more.
     pub fn close(&self) {
         self.answered.0.store(self.asked.value(), Relaxed);

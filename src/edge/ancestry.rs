@@ -82,7 +82,8 @@ impl Receiving<'_> {
             Kept::History(_) | Kept::Damaged => history::set_aside(&self.directory, timeline)?,
             Kept::Nothing => check_beginning(&self.directory, &theirs, files, server.segment_size)?,
         }
-        history::store(&self.directory, timeline, &told.file_name, &told.content)
+        let store = || history::store(&self.directory, timeline, &told.file_name, &told.content);
+        self.telemetry.disk.ask(store)
     }
 }
 

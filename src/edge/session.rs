@@ -272,10 +272,13 @@ impl Receiving<'_> {
             warn!("{warning}");
         }
         for name in &plan.set_aside {
-            let aside = self.directory.set_aside(name, "oversize")?;
+            let aside = self
+                .telemetry
+                .disk
+                .ask(|| self.directory.set_aside(name, "oversize"))?;
             warn!("\"{name}\" is longer than a segment and was renamed to \"{aside}\"");
         }
-        self.directory.sync()?;
+        self.telemetry.disk.ask(|| self.directory.sync())?;
         Ok(plan)
     }
 
@@ -342,11 +345,9 @@ impl Receiving<'_> {
             mode: self.directory.file_mode().bits(),
             direct: !self.options.buffered,
         };
-        let mut segments = Segments::new(place, self.directory.descriptor()?)?;
-        self.telemetry.disk.asked();
-        let left = segments.resume(position.lsn);
-        self.telemetry.disk.answered();
-        let left = left?;
+        let telemetry = Arc::clone(&self.telemetry);
+        let mut segments = Segments::new(place, self.directory.descriptor()?, telemetry)?;
+        let left = segments.resume(position.lsn)?;
         if left.is_none() && !from.stored.is_empty() {
             let name = server
                 .segment_size
@@ -355,9 +356,8 @@ impl Receiving<'_> {
             return Err(presence::removed(&self.directory.path_of(&(name + ".partial"))));
         }
         if self.options.synchronous && left.is_none() {
-            segments
-                .prepare(&mut self.slots, server.identity.flushed.bytes_since(position.lsn))
-                .await;
+            let lag = server.identity.flushed.bytes_since(position.lsn);
+            segments.prepare(&mut self.slots, lag, &self.stop).await;
         }
         let config = self.config(server, files, from, left, until);
         let mut display = Display::new(self.options, position, Arc::clone(&self.telemetry));

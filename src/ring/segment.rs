@@ -12,6 +12,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,9 +23,11 @@ use tokio_uring::fs::{File, rename};
 
 use super::buffer::Slots;
 use super::durable::Failed;
-use super::spare::{PREFIX, Prepared, Spare};
+use super::spare::{PREFIX, Prepared, Spare, Syncing};
+use super::stop::Stop;
 use super::{op, presence};
 use crate::core::lsn::{Lsn, SegmentNumber, SegmentSize, Timeline};
+use crate::core::telemetry::{Dialogue, Telemetry};
 use crate::error::{Error, Result, system_text};
 
 /// A first segment up to this size, in bytes, is zeroed before streaming begins.
@@ -156,6 +159,8 @@ struct SegmentFile {
     name: String,
     /// For a partial that an earlier run left.
     reader: Option<std::fs::File>,
+    /// For one that was prepared: what makes it as durable as it is.
+    sync: Option<Syncing>,
 }
 
 /// The open segment files of a stream, oldest first, and the spare.
@@ -164,6 +169,8 @@ pub struct Segments {
     directory: Rc<File>,
     open: VecDeque<SegmentFile>,
     spare: Spare,
+    /// Where it is noted what the disk is asked for.
+    telemetry: Arc<Telemetry>,
     /// When it is looked next whether they are still there.
     next_look: Duration,
 }
@@ -174,7 +181,11 @@ pub type NameChange = JoinHandle<std::result::Result<(), Failed>>;
 impl Segments {
     /// No file is open yet; spares that an earlier run left are removed. `directory` is the one that was opened when
     /// the receiver started: another that came to the same name since is not written to.
-    pub fn new(place: Place, directory: impl Into<std::fs::File>) -> Result<Segments> {
+    pub fn new(
+        place: Place,
+        directory: impl Into<std::fs::File>,
+        telemetry: Arc<Telemetry>,
+    ) -> Result<Segments> {
         let directory = directory.into();
         presence::check_directory(&place.directory, &directory)?;
         place.remove_left_spares().map_err(|error| {
@@ -194,6 +205,7 @@ impl Segments {
             directory,
             open: VecDeque::new(),
             spare,
+            telemetry,
             next_look: Duration::ZERO,
         })
     }
@@ -201,6 +213,11 @@ impl Segments {
     /// Opens the partial that an earlier run left of the segment where the stream starts. Gives the
     /// end of its content, or `start`, whichever is further; `None`: there is no such file.
     pub fn resume(&mut self, start: Lsn) -> Result<Option<Lsn>> {
+        let telemetry = Arc::clone(&self.telemetry);
+        telemetry.disk.ask(|| self.open_first(start))
+    }
+
+    fn open_first(&mut self, start: Lsn) -> Result<Option<Lsn>> {
         let segment = self.place.size.segment_of(start);
         let offset = self.place.size.offset_of(start);
         let name = self.place.partial_name(segment);
@@ -214,31 +231,50 @@ impl Segments {
             file,
             name,
             reader: Some(reader),
+            sync: None,
         });
         Ok(Some(self.place.size.start_of(segment).advanced_by(length)))
     }
 
     /// Prepares the first segment before streaming begins: a receiver that is nearly caught up gets it
-    /// zeroed, as long as that takes no time worth mentioning. What fails here shows, or has passed,
-    /// when the file is needed.
-    pub async fn prepare(&mut self, slots: &mut Slots, lag: u64) {
+    /// zeroed, as long as that takes no time worth mentioning, and nobody wants the end. What fails here shows, or has
+    /// passed, when the file is needed.
+    pub async fn prepare(&mut self, slots: &mut Slots, lag: u64, stop: &Stop) {
         let size = self.place.size.bytes();
-        if lag <= size && size <= ZEROED_AT_START {
-            poll_fn(|cx| {
-                while self.spare.poll(cx, Duration::ZERO, slots, size) {}
-                if self.spare.is_busy() {
-                    Poll::Pending
-                } else {
-                    Poll::Ready(())
-                }
-            })
-            .await;
+        if lag > size || size > ZEROED_AT_START {
+            return;
         }
+        poll_fn(|cx| {
+            // A write has the zeros, and is over soon.
+            let stops = stop.poll_requested(cx) && !self.is_zeroing();
+            while !stops && self.poll(cx, Duration::ZERO, slots, size) {}
+            match stops || !self.spare.is_busy() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     /// Goes on preparing the next segment; true if something has changed.
     pub fn poll(&mut self, cx: &mut Context<'_>, now: Duration, slots: &mut Slots, allowance: u64) -> bool {
-        self.spare.poll(cx, now, slots, allowance)
+        self.use_spare(|spare| spare.poll(cx, now, slots, allowance))
+    }
+
+    /// What the spare wants of the disk is noted like all else.
+    fn use_spare<T>(&mut self, work: impl FnOnce(&mut Spare) -> T) -> T {
+        let before = self.spare.is_in_flight();
+        let done = work(&mut self.spare);
+        match (before, self.spare.is_in_flight()) {
+            (false, true) => self.disk().asked(),
+            (true, false) => self.disk().answered(),
+            _ => {}
+        }
+        done
+    }
+
+    fn disk(&self) -> &Dialogue {
+        &self.telemetry.disk
     }
 
     /// Bytes for which there is no room: those of the next segment, or none.
@@ -266,26 +302,28 @@ impl Segments {
             return Ok(Some(Rc::clone(&open.file)));
         }
         let name = self.place.partial_name(segment);
-        let opened = match self.place.open_left_partial(segment)? {
+        let opened = match self.disk().ask(|| self.place.open_left_partial(segment))? {
             Some(Left { file, reader }) => SegmentFile {
                 segment,
                 file,
                 name,
                 reader: Some(reader),
+                sync: None,
             },
-            None => match self
-                .spare
-                .take(now)
-                .map_err(|error| self.place.failed("create", &name, &error))?
-            {
-                Some(Prepared { file, name }) => SegmentFile {
+            None => {
+                let taken = self.use_spare(|spare| spare.take(now));
+                let taken = taken.map_err(|error| self.place.failed("create", &name, &error))?;
+                let Some(Prepared { file, name, sync }) = taken else {
+                    return Ok(None);
+                };
+                SegmentFile {
                     segment,
                     file,
                     name,
                     reader: None,
-                },
-                None => return Ok(None),
-            },
+                    sync,
+                }
+            }
         };
         let file = Rc::clone(&opened.file);
         self.open.push_back(opened);
@@ -338,8 +376,8 @@ impl Segments {
         else {
             return Ok(());
         };
-        reader
-            .read_exact_at(block, offset)
+        self.disk()
+            .ask(|| reader.read_exact_at(block, offset))
             .map_err(|error| self.place.failed("read", name, &error))
     }
 
@@ -369,6 +407,11 @@ impl Segments {
     /// Ends the stream: what has no name of a segment is removed. Gives the name of the partial that
     /// stays, if one does.
     pub fn end(self) -> Option<String> {
+        let telemetry = Arc::clone(&self.telemetry);
+        telemetry.disk.ask(|| self.tidy_up())
+    }
+
+    fn tidy_up(self) -> Option<String> {
         self.spare.discard();
         let (spares, named): (Vec<_>, Vec<_>) = self
             .open
@@ -388,22 +431,43 @@ impl Segments {
         self.open.iter().find(|open| open.segment == segment)
     }
 
-    /// Notes a file's new name; its old and new path, unless it has the name already.
-    fn rename_to(&mut self, segment: SegmentNumber, name: String) -> Option<(PathBuf, PathBuf)> {
+    /// Notes a file's new name; what has to be done for it, unless it has the name already.
+    fn rename_to(&mut self, segment: SegmentNumber, name: String) -> Option<Rename> {
         let open = self.open.iter_mut().find(|open| open.segment == segment)?;
         let old = std::mem::replace(&mut open.name, name);
-        (old != open.name).then(|| (self.place.path_of(&old), self.place.path_of(&open.name)))
-    }
-
-    fn change(&self, renames: Vec<(PathBuf, PathBuf)>) -> NameChange {
-        let directory = Rc::clone(&self.directory);
-        tokio_uring::spawn(async move {
-            for (from, to) in renames {
-                rename(from, to).await.map_err(Failed::rename)?;
-            }
-            directory.sync_all().await.map_err(Failed::sync_of_directory)
+        (old != open.name).then(|| Rename {
+            from: self.place.path_of(&old),
+            to: self.place.path_of(&open.name),
+            sync: open.sync.take(),
         })
     }
+
+    fn change(&self, renames: Vec<Rename>) -> NameChange {
+        let directory = Rc::clone(&self.directory);
+        tokio_uring::spawn(async move {
+            let mut syncs = Vec::new();
+            for Rename { from, to, sync } in renames {
+                rename(from, to).await.map_err(Failed::rename)?;
+                syncs.extend(sync);
+            }
+            directory.sync_all().await.map_err(Failed::sync_of_directory)?;
+            // It began before; the name counts when it has not failed.
+            for sync in syncs {
+                sync.await
+                    .map_err(io::Error::other)
+                    .flatten()
+                    .map_err(Failed::sync)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// A file's change of name.
+struct Rename {
+    from: PathBuf,
+    to: PathBuf,
+    sync: Option<Syncing>,
 }
 
 #[cfg(test)]
@@ -421,6 +485,10 @@ mod tests {
         }
     }
 
+    fn segments(place: Place, directory: std::fs::File) -> Result<Segments> {
+        Segments::new(place, directory, Arc::default())
+    }
+
     fn open(directory: &Path) -> std::fs::File {
         std::fs::File::open(directory).unwrap()
     }
@@ -432,7 +500,7 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         let directory = open(&path);
         let told = || {
-            let again = Segments::new(place(&path), directory.try_clone().unwrap());
+            let again = segments(place(&path), directory.try_clone().unwrap());
             again.map(drop).map_err(|error| error.to_string())
         };
         setup::start().unwrap().block_on(async {
@@ -454,7 +522,7 @@ mod tests {
         let size = place.size;
         setup::start().unwrap().block_on(async {
             let mut slots = Slots::register(1, 4096).unwrap();
-            let mut segments = Segments::new(place, open(home.path())).unwrap();
+            let mut segments = segments(place, open(home.path())).unwrap();
             let segment = size.segment_of(Lsn(5 << 20));
             poll_fn(|cx| {
                 segments.poll(cx, Duration::ZERO, &mut slots, 0);
@@ -477,6 +545,62 @@ mod tests {
             segments.finish(segment, false).await.unwrap().unwrap();
             std::fs::remove_file(path(&segments)).unwrap();
             assert!(check(&segments, true), "its owner took it away");
+        });
+    }
+
+    #[test]
+    fn a_name_does_not_count_where_the_sync_of_its_file_has_failed() {
+        let home = tempfile::tempdir().unwrap();
+        let place = place(home.path());
+        let (segment, size) = (place.size.segment_of(Lsn(5 << 20)), place.size.bytes());
+        setup::start().unwrap().block_on(async {
+            let mut slots = Slots::register(1, 4096).unwrap();
+            let mut segments = segments(place, open(home.path())).unwrap();
+            poll_fn(|cx| {
+                while segments.poll(cx, Duration::ZERO, &mut slots, size) {
+                    // Before it is ready, but with all its zeros, it is being synced.
+                    let is_syncing = segments.is_preparing() && !segments.is_zeroing();
+                    if is_syncing && segments.file(segment, Duration::ZERO).unwrap().is_some() {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Pending
+            })
+            .await;
+            let sync = segments.open[0].sync.take().expect("it goes with the file");
+            sync.await.unwrap().unwrap();
+            let failure = async { Err(io::Error::from_raw_os_error(libc::EIO)) };
+            segments.open[0].sync = Some(tokio_uring::spawn(failure));
+            let failed = segments.name(segment).await.unwrap().unwrap_err();
+            assert_eq!(
+                (failed.verb, failed.error.raw_os_error()),
+                ("fsync", Some(libc::EIO))
+            );
+        });
+    }
+
+    #[test]
+    fn whoever_wants_the_end_does_not_wait_for_the_zeros_of_a_segment() {
+        let home = tempfile::tempdir().unwrap();
+        let size = SegmentSize::new(ZEROED_AT_START).unwrap();
+        let place = Place {
+            size,
+            ..place(home.path())
+        };
+        setup::start().unwrap().block_on(async {
+            let (stop, mut slots) = (Stop::default(), Slots::register(1, 4096).unwrap());
+            let mut segments = segments(place, open(home.path())).unwrap();
+            let telemetry = Arc::clone(&segments.telemetry);
+            let (wish, disk) = (stop.clone(), Arc::clone(&telemetry));
+            tokio_uring::spawn(async move {
+                while disk.disk.open() < Some(3) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                wish.request();
+            });
+            segments.prepare(&mut slots, 0, &stop).await;
+            assert!(segments.spare.is_busy(), "it was zeroed in full");
+            assert!(slots.take_zeros().is_some(), "the zeros are lost");
         });
     }
 

@@ -36,7 +36,13 @@ pub struct Prepared {
     pub file: Rc<File>,
     /// Its name in the directory.
     pub name: String,
+    /// The sync that is still in flight. Nothing in the file is durable if it fails, whatever a later one says: a
+    /// failure is told once.
+    pub sync: Option<Syncing>,
 }
+
+/// A sync of a prepared file.
+pub type Syncing = JoinHandle<io::Result<()>>;
 
 enum State {
     Idle {
@@ -46,7 +52,7 @@ enum State {
     /// Zeroed so far, the write that zeroes more, if one is in flight.
     Zeroing(Prepared, u64, Option<op::Write>),
     /// Zeroed in full; its metadata is being made durable.
-    Syncing(Prepared, JoinHandle<io::Result<()>>),
+    Syncing(Prepared, Syncing),
     Ready(Prepared),
 }
 
@@ -108,9 +114,10 @@ impl Spare {
     pub fn take(&mut self, now: Duration) -> io::Result<Option<Prepared>> {
         let idle = State::Idle { retry_at: now };
         match std::mem::replace(&mut self.state, idle) {
-            State::Zeroing(prepared, _, None) | State::Syncing(prepared, _) | State::Ready(prepared) => {
-                (self.taken, self.needed) = (true, false);
-                Ok(Some(prepared))
+            State::Zeroing(prepared, _, None) | State::Ready(prepared) => Ok(Some(self.hand_over(prepared))),
+            State::Syncing(prepared, sync) => {
+                let sync = Some(sync);
+                Ok(Some(self.hand_over(Prepared { sync, ..prepared })))
             }
             State::Idle { .. } => {
                 self.state = State::Idle {
@@ -126,6 +133,11 @@ impl Spare {
                 Ok(None)
             }
         }
+    }
+
+    fn hand_over(&mut self, prepared: Prepared) -> Prepared {
+        (self.taken, self.needed) = (true, false);
+        prepared
     }
 
     /// Whether there is no room for it, after the last attempt.
@@ -193,6 +205,7 @@ impl Spare {
                     Prepared {
                         file: Rc::new(file),
                         name,
+                        sync: None,
                     },
                     0,
                     None,

@@ -76,8 +76,6 @@ struct Stream<'a> {
     early: BytesMut,
     /// An order that waits for its segment's file to be prepared.
     postponed: Option<Output>,
-    /// The disk has been asked for the file that it waits for.
-    awaits_file: bool,
     timer: Timer,
     began: Instant,
     /// Whether the last bytes came soon after they were waited for.
@@ -108,7 +106,6 @@ impl<'a> Stream<'a> {
             size,
             early: channel.unread,
             postponed: None,
-            awaits_file: false,
             timer: Timer::default(),
             began: Instant::now(),
             lingers: false,
@@ -139,7 +136,6 @@ impl Stream<'_> {
             }
             while let Some(order) = self.next_order() {
                 let done = self.carry_out(order)?;
-                self.await_file(!done);
                 if !done {
                     changed |= self.poll_segments(cx);
                     break;
@@ -187,16 +183,6 @@ impl Stream<'_> {
                 .set_missing_room(self.segments.missing_room());
         }
         changed
-    }
-
-    /// Whether an order waits for the disk to prepare a file.
-    fn await_file(&mut self, waits: bool) {
-        match (self.awaits_file, waits) {
-            (false, true) => self.shared.telemetry.disk.asked(),
-            (true, false) => self.shared.telemetry.disk.answered(),
-            _ => {}
-        }
-        self.awaits_file = waits;
     }
 
     fn next_order(&mut self) -> Option<Output> {

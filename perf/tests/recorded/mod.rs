@@ -53,6 +53,11 @@ pub struct Bench {
 impl Bench {
     /// A disk with this file system whose flushes take so long; `None`, and reported as skipped, where there is none.
     pub fn new(filesystem: Filesystem, flush: Duration) -> Option<Bench> {
+        Bench::on(filesystem, Duration::ZERO, flush)
+    }
+
+    /// The same, with writes that take their time, too.
+    pub fn on(filesystem: Filesystem, write: Duration, flush: Duration) -> Option<Bench> {
         if std::env::var_os("WALRING_PG").is_none() && !Path::new("/usr/lib/postgresql").is_dir() {
             skip("crashes and faults of a disk: PostgreSQL is not installed");
             return None;
@@ -61,7 +66,7 @@ impl Bench {
         let profile = Profile {
             key: "test",
             about: "a disk for a test",
-            write: Duration::ZERO,
+            write,
             flush,
             rotation: None,
         };

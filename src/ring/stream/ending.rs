@@ -111,6 +111,7 @@ mod tests {
     use std::io::{self, Read, Write};
     use std::os::unix::net::UnixStream;
     use std::rc::Rc;
+    use std::sync::Arc;
     use std::time::Instant;
 
     const BLOCK: usize = 4096;
@@ -149,7 +150,7 @@ mod tests {
     struct Parts {
         home: tempfile::TempDir,
         slots: Slots,
-        telemetry: Telemetry,
+        telemetry: Arc<Telemetry>,
         stop: Stop,
         watch: Blind,
     }
@@ -159,7 +160,7 @@ mod tests {
             Parts {
                 home: tempfile::tempdir().unwrap(),
                 slots: setup::register_slots(BLOCK).unwrap(),
-                telemetry: Telemetry::default(),
+                telemetry: Arc::default(),
                 stop: Stop::default(),
                 watch: Blind,
             }
@@ -173,7 +174,8 @@ mod tests {
                 mode: 0o600,
                 direct: false,
             };
-            Segments::new(place, std::fs::File::open(self.home.path()).unwrap()).unwrap()
+            let directory = std::fs::File::open(self.home.path()).unwrap();
+            Segments::new(place, directory, Arc::clone(&self.telemetry)).unwrap()
         }
 
         fn shared(&mut self) -> Shared<'_> {
