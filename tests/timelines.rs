@@ -14,6 +14,35 @@ fn a_promotion_is_followed_on_the_same_connection() {
     assert_history(&server, &archive, 2);
 }
 
+/// A standby passes on all that it has, also what it has not replayed, and this one is promoted before it has.
+#[test]
+fn what_a_standby_sent_and_did_not_keep_when_it_was_promoted_is_told() {
+    let (primary, archive) = (Server::start(), Archive::new());
+    primary.write_wal(10);
+    let standby = primary.base_backup(&["-R"]);
+    standby.append_config("recovery_target_name = 'here'\n");
+    standby.start_again();
+    let receiver = streaming(&standby, &archive);
+    let target = primary.lsn("pg_create_restore_point('here')");
+    let end = primary.write_wal(100);
+    standby.wait_flushed(end);
+    standby.promote();
+    let new_end = standby.write_wal(1500);
+    standby.wait_flushed(new_end);
+    let exit = receiver.stop();
+    let switch = switch_point(&standby, 2);
+    assert!(switch >= target && switch < end, "{target} {switch} {end}");
+    let told = format!("warning: the server went on with timeline 2 at {switch}, before the end");
+    let lines = exit.stderr.iter().filter(|line| line.contains(&told));
+    assert_eq!(lines.count(), 1, "{exit:#?}");
+    assert!(
+        exit.has_line_with(&["detail: ", "in the files of timeline 1"]),
+        "{exit:#?}"
+    );
+    archive.assert_partial_holds(&primary, 1, end);
+    archive.assert_holds(&standby, 2, new_end);
+}
+
 #[test]
 fn the_partial_of_the_old_timeline_stays() {
     let (server, archive) = (Server::start(), Archive::new());

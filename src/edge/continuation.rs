@@ -82,10 +82,7 @@ impl Receiving<'_> {
                         timeline: next,
                     };
                     check_unwritten(&self.directory, files, fork, Stage::Partial, server.segment_size)?;
-                    // Once, not with each attempt to follow.
-                    if self.told_fork.replace(fork) != Some(fork) {
-                        warn_of_fork(stored, fork);
-                    }
+                    self.warn_of_fork(stored, fork);
                     debug!("switched to timeline {next} at {at}");
                     return Ok(Continuation::fresh(server, fork));
                 }
@@ -160,6 +157,25 @@ impl Receiving<'_> {
             .with_hint("If it was restored from an earlier state, receive from it into another directory."))
     }
 
+    /// The next timeline began before the end of what is stored: the standby that became the primary had not received, or
+    /// not replayed, all that was received here. It is said once, not with each attempt to follow.
+    pub(super) fn warn_of_fork(&mut self, stored: Position, fork: Position) {
+        let Position { lsn: end, timeline } = stored;
+        if fork.lsn >= end || self.told_fork.replace(fork) == Some(fork) {
+            return;
+        }
+        warn!(
+            detail = %format!(
+                "What lies between, {} bytes, was received and perhaps acknowledged, and this server does not have \
+                 it. It stays where it is, in the files of timeline {timeline}.",
+                end.bytes_since(fork.lsn)
+            ),
+            "the server went on with timeline {} at {}, before the end of what is stored at {end}",
+            fork.timeline,
+            fork.lsn
+        );
+    }
+
     /// The stream showed that the server has another log.
     pub(super) fn diverged(&self, server: &Server, timeline: Timeline, at: Lsn) -> Error {
         let size = server.segment_size;
@@ -183,22 +199,6 @@ impl StartPlan {
             Case::AtPartial | Case::AfterComplete | Case::RefetchDamaged
         )
     }
-}
-
-/// The next timeline began before the end of what is stored: the standby that became the primary had not received all
-/// that was received here.
-fn warn_of_fork(stored: Position, fork: Position) {
-    let Position { lsn: end, timeline } = stored;
-    warn!(
-        detail = %format!(
-            "What lies between, {} bytes, was received and perhaps acknowledged, and this server does not have \
-             it. It stays where it is, in the files of timeline {timeline}.",
-            end.bytes_since(fork.lsn)
-        ),
-        "the server went on with timeline {} at {}, before the end of what is stored at {end}",
-        fork.timeline,
-        fork.lsn
-    );
 }
 
 fn unrelated(server: &Server, timeline: Timeline) -> Error {

@@ -315,7 +315,21 @@ impl Receiving<'_> {
         if let Some(name) = &ended.partial {
             info!("not renaming \"{name}\", segment is not complete");
         }
-        self.follow(connection, server, position, ended).await
+        let next = self.follow(connection, server, position, ended).await?;
+        if let Next::Timeline(fork) = next {
+            self.tell_fork(position.timeline, fork);
+        }
+        Ok(next)
+    }
+
+    /// The server may have sent more of the old timeline than it went on from: a standby does that which has not
+    /// replayed all it has. A record that was cut is none, and no loss; without records nobody can tell.
+    fn tell_fork(&mut self, timeline: Timeline, fork: Position) {
+        let decoder = self.left.as_ref().map(|left| &left.decoder);
+        if let Some(decoder) = decoder.filter(|_| self.options.verify == Verify::Records) {
+            let lsn = decoder.position();
+            self.warn_of_fork(Position { lsn, timeline }, fork);
+        }
     }
 
     /// Decided before the first stream, not while commits wait for one.

@@ -139,6 +139,7 @@ pub fn assert_follows_promotion(server: &Server, archive: &Archive, start: impl 
         "{:#?}",
         receiver.stderr()
     );
-    receiver.stop();
+    let exit = receiver.stop();
+    assert!(!exit.has_line_with(&["warning: "]), "{exit:#?}");
     archive.assert_holds(server, 2, end);
 }
