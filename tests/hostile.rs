@@ -629,7 +629,8 @@ fn streamed_to_its_end(end: Vec<u8>, history: Vec<u8>) -> Meeting {
                     session.send(&history)?;
                 }
                 (b'Q', command) => {
-                    let answer = session.usual_answer(&String::from_utf8_lossy(&command));
+                    let command = String::from_utf8_lossy(&command);
+                    let answer = session.usual_answer(command.trim_end_matches('\0'));
                     session.send(&answer)?;
                 }
                 (b'X', _) => return Ok(()),

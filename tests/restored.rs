@@ -2,10 +2,12 @@
 //! one. Nothing that is stored is touched, and what can become right by itself is waited for.
 mod common;
 
+use common::meeting;
 use common::process::Exit;
 use common::receiver::{receive_until, streaming};
 use common::wait::until;
-use common::{Archive, Installation, Lsn, Server, ServerOptions, walring};
+use common::walsender::{Identity, error, message, ready, rows};
+use common::{Archive, Installation, Lsn, Server, ServerOptions, Walsender, walring};
 
 /// Is said where the server has less than is stored.
 const BEHIND: &str = "the server is behind what is stored: its WAL ends at ";
@@ -479,4 +481,41 @@ fn count_errors(stderr: &[String], text: &str) -> usize {
         .iter()
         .filter(|line| line.contains("error: ") && line.contains(text));
     said.count()
+}
+
+/// It follows one switch after the other, and is another server than the one that the stored history is of.
+#[test]
+fn the_history_of_a_timeline_that_the_server_has_lost_is_compared_with_that_of_its_newest() {
+    let archive = Archive::new();
+    archive.write(
+        "00000002.history",
+        b"1\t0/3000000\tno recovery target specified\n",
+    );
+    let identity = Identity {
+        system_identifier: "7".to_owned(),
+        timeline: "1".to_owned(),
+        flushed: "0/3000100".to_owned(),
+        segment_size: "1MB".to_owned(),
+    };
+    let server = Walsender::start(identity, |session| {
+        session.stream()?;
+        session.send(&[message(b'c', b""), rows(&[&["2", "0/3000000"]])].concat())?;
+        loop {
+            let (b'Q', command) = session.hear()? else {
+                continue;
+            };
+            let answer = match String::from_utf8_lossy(&command).trim_end_matches('\0') {
+                "IDENTIFY_SYSTEM" => rows(&[&["7", "3", "0/4000000"]]),
+                "TIMELINE_HISTORY 3" => {
+                    let content = "1\t0/2000000\tother\n2\t0/3800000\tother\n";
+                    rows(&[&["00000003.history", content]])
+                }
+                _ => [error("ERROR", "58P01", "could not open file"), ready()].concat(),
+            };
+            session.send(&answer)?;
+        }
+    });
+    let exit = meeting::receiver(&server, &archive, &["-n"]).finish();
+    let words = ["error: timeline 2 of the server is not the timeline 2 that is stored"];
+    assert!(exit.has_line_with(&words), "{exit:#?}");
 }

@@ -169,6 +169,8 @@ impl Receiving<'_> {
                 Stage::Complete,
                 server.segment_size,
             )?;
+            // It has another timeline now, with another history, and more WAL.
+            server.identity = self.identify(connection).await?;
             from = Continuation::fresh(&server, next);
         }
     }
@@ -214,8 +216,22 @@ impl Receiving<'_> {
         if self.answer(connection.data_directory_mode()).await? & 0o050 == 0o050 {
             self.directory.allow_group_access();
         }
-        let identity = self.answer(connection.identify_system()).await?;
+        let identity = self.identify(connection).await?;
         let segment_size = self.answer(connection.wal_segment_size()).await?;
+        self.telemetry.set_upstream(Upstream {
+            system_identifier: identity.system_identifier,
+            segment_size: Some(segment_size),
+            ..self.telemetry.upstream()
+        });
+        Ok(Server {
+            identity,
+            segment_size,
+        })
+    }
+
+    /// Who the server is, and how far: the same one as ever.
+    async fn identify(&mut self, connection: &mut Connection) -> Result<SystemIdentity> {
+        let identity = self.answer(connection.identify_system()).await?;
         let first = *self.system_identifier.get_or_insert(identity.system_identifier);
         if first != identity.system_identifier {
             let found = identity.system_identifier;
@@ -225,15 +241,7 @@ impl Receiving<'_> {
                 Error::directory(message).with_hint("Connect to the server that streaming began with.")
             );
         }
-        self.telemetry.set_upstream(Upstream {
-            system_identifier: first,
-            segment_size: Some(segment_size),
-            ..self.telemetry.upstream()
-        });
-        Ok(Server {
-            identity,
-            segment_size,
-        })
+        Ok(identity)
     }
 
     /// What is stored, and how a stream goes on from there.
