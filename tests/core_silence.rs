@@ -1,4 +1,4 @@
-//! The receiver and a server that says nothing, in virtual time.
+//! The receiver and a server that says nothing, or little, in virtual time.
 
 mod model;
 
@@ -8,6 +8,8 @@ use model::stream::Stream;
 use model::world::{Setup, World};
 use walring::core::demand::Durability;
 use walring::core::order::Ending;
+use walring::core::receiver::Receiver;
+use walring::core::spread::HEADS_LENGTH;
 
 fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
@@ -61,4 +63,32 @@ fn a_slow_disk_is_not_taken_for_a_silent_server() {
     setup.disk_us = (5_000_000, 5_000_000);
     let mut world = World::new(setup, &stream);
     world.run_until_acknowledged(ms(11_000), stream.end);
+}
+
+/// A far server sends a long message slowly. What was read and waited to be handed on comes at once, and the link is as
+/// slow as before.
+#[test]
+fn what_was_read_already_does_not_make_a_slow_link_quick() {
+    let config = Setup::new(Durability::Synchronous).config;
+    let (start, length) = (config.start.0, config.window + config.block as usize);
+    let head = [
+        &b"d"[..],
+        &(4 + 25 + 9000u32).to_be_bytes(),
+        b"w",
+        &start.to_be_bytes(),
+        &(start + (64 << 20)).to_be_bytes(),
+        &[0; 8],
+    ];
+    let (mut slot, mut core) = (vec![0; length], Receiver::new(config, ms(0)));
+    let ask = core.arm_for_early(ms(0)).expect("a wish");
+    let head = head.concat();
+    slot[ask.range.start..][..head.len()].copy_from_slice(&head);
+    core.received(ms(100), head.len(), &mut slot, &[0; HEADS_LENGTH]);
+    assert!(!core.is_live() && !core.is_bulk());
+    core.arm_for_early(ms(100)).expect("a wish");
+    core.received_early(ms(100), 100, &mut slot);
+    assert!(!core.is_live() && !core.is_bulk());
+    core.arm_for_early(ms(100)).expect("a wish");
+    core.received(ms(101), 100, &mut slot, &[0; HEADS_LENGTH]);
+    assert!(core.is_bulk(), "it is quick now");
 }

@@ -6,12 +6,12 @@ use common::archive::assert_same;
 use common::receiver::{
     aim_at, assert_follows_promotion, make_synchronous, wait_for_nobody, wait_for_streaming, walring_at,
 };
-use common::relay::{DIRECTIONS, Relay, Weather};
+use common::relay::{DIRECTIONS, Direction, Relay, Weather};
 use common::server::RECEIVER_NAME;
 use common::terminator::{Manner, terminate};
 use common::tls::{conninfo, server_with_tls, start, with_tls};
 use common::wait::until;
-use common::{Archive, Installation, Lsn, Process, Server, ServerOptions};
+use common::{Archive, Http, Installation, Lsn, Process, Server, ServerOptions};
 
 const SYNCHRONOUS: [&str; 2] = ["--synchronous", "--no-password"];
 
@@ -261,7 +261,7 @@ fn commits_whose_records_come_in_pieces_keep_the_connection() {
     let (server, archive) = (server_with_tls(), Archive::new());
     let relay = Relay::plain(server.port());
     relay.set(
-        common::relay::Direction::Down,
+        Direction::Down,
         Weather {
             piece: 1400,
             bytes_per_second: 4_000_000,
@@ -282,6 +282,55 @@ fn commits_whose_records_come_in_pieces_keep_the_connection() {
     assert_eq!(relay.connections(), 1, "the connection was lost");
     receiver.kill();
     archive.assert_holds(&server, 1, end);
+}
+
+/// A read that waits for much is withdrawn after a while, and what came before it is made durable then.
+#[test]
+fn a_backlog_that_comes_slowly_is_made_durable_no_more_often_through_tls() {
+    let server = server_with_tls();
+    let start = server.flush_lsn().segment_start(server.segment_bytes());
+    let end = server.write_wal(10_000);
+    let links = ["disable", "require"].map(|sslmode| {
+        let (relay, archive) = (Relay::plain(server.port()), Archive::new());
+        relay.set(
+            Direction::Down,
+            Weather {
+                bytes_per_second: 1_000_000,
+                ..Weather::FAIR
+            },
+        );
+        let way = through_tls(
+            relay.port(),
+            &format!("sslmode={sslmode} application_name={sslmode}"),
+        );
+        let start = format!("--start-lsn={start}");
+        let receiver = walring_at(&way, &archive, &["--synchronous", "--listen=127.0.0.1:0", &start]);
+        (Http::of(&receiver), receiver, relay, archive)
+    });
+    let query = format!("select count(*) from pg_stat_replication where flush_lsn >= '{end}'");
+    until("both have everything", || {
+        (server.sql(&query) == "2").then_some(())
+    });
+    let [plain, encrypted] = links.map(|(http, receiver, _relay, archive)| {
+        let flushes = flushes(&http);
+        receiver.stop();
+        archive.assert_holds(&server, 1, end);
+        flushes
+    });
+    assert!(
+        encrypted <= plain * 2.0,
+        "made durable {plain} times in plain and {encrypted} times through TLS"
+    );
+}
+
+/// How often something was made durable.
+fn flushes(http: &Http) -> f64 {
+    let text = http.get("/metrics").body;
+    let counts = text
+        .lines()
+        .filter(|line| line.starts_with("walring_flush_seconds_count"));
+    let counts = counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    counts.sum()
 }
 
 #[test]

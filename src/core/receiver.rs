@@ -385,11 +385,20 @@ impl Receiver {
     /// `count` bytes arrived where [`Receiver::arm`] said, those of a spread read in `heads` too; zero:
     /// the server closed the connection.
     pub fn received(&mut self, now: Duration, count: usize, slot: &mut [u8], heads: &[u8; HEADS_LENGTH]) {
+        self.timers.waited = now.saturating_sub(self.timers.heard);
+        self.take(now, count, slot, heads);
+    }
+
+    /// As [`Receiver::received`], for bytes that were read already: that they came at once says nothing of the link.
+    pub fn received_early(&mut self, now: Duration, count: usize, slot: &mut [u8]) {
+        self.take(now, count, slot, &[0; HEADS_LENGTH]);
+    }
+
+    fn take(&mut self, now: Duration, count: usize, slot: &mut [u8], heads: &[u8; HEADS_LENGTH]) {
         (self.armed, self.cancelling) = (false, false);
         if count == 0 {
             self.end(Ending::Failed(Error::connection(HUNG_UP)));
         } else {
-            self.timers.waited = now.saturating_sub(self.timers.heard);
             (self.timers.heard, self.timers.pinged) = (now, false);
             match self.spread.take() {
                 Some(spread) => self.framer.arrived_spread(spread, count, heads),

@@ -27,6 +27,13 @@ use crate::error::{Error, Result, system_text};
 /// In catch-up the kernel wakes us for so many bytes, not for each packet.
 const BULK_LOW_WATER: i32 = 1 << 20;
 
+/// A TLS connection on which fewer bytes come in a second is slow: a read that waited for a memory full of records would be
+/// withdrawn before it is, with what came left on the socket, and what came before made durable.
+const BULK_RATE: f64 = 12e6;
+
+/// The rate is that of so many bytes: what had to wait for the processor comes all at once.
+const RATED: u64 = 256 << 10;
+
 /// No more than that waits for a server that does not read, in bytes.
 const MOST_UNSENT: usize = 64 * Status::LENGTH;
 
@@ -43,10 +50,41 @@ pub struct Link {
     failed: Option<Error>,
     /// How many bytes wake a read: many in catch-up, any when live.
     low_water: i32,
+    /// How fast TLS records come.
+    pace: Pace,
     /// Whether a read may wait until all bytes are there.
     may_wait: bool,
     /// The memory of a spread read, unless a read has it.
     scratch: Option<Box<op::Scratch>>,
+}
+
+/// How fast bytes come.
+struct Pace {
+    since: Instant,
+    bytes: u64,
+    is_bulk: bool,
+}
+
+impl Pace {
+    fn unknown() -> Pace {
+        Pace {
+            since: Instant::now(),
+            bytes: 0,
+            is_bulk: false,
+        }
+    }
+
+    /// So many more were read; none: a read was withdrawn.
+    fn arrived(&mut self, count: u64) {
+        self.bytes += count;
+        if count == 0 || self.bytes >= RATED {
+            let is_bulk = count > 0 && self.bytes as f64 >= BULK_RATE * self.since.elapsed().as_secs_f64();
+            *self = Pace {
+                is_bulk,
+                ..Pace::unknown()
+            };
+        }
+    }
 }
 
 impl Link {
@@ -62,6 +100,7 @@ impl Link {
             unsent: Vec::new(),
             failed: None,
             low_water: 1,
+            pace: Pace::unknown(),
             may_wait,
             scratch: None,
         }
@@ -102,7 +141,9 @@ impl Link {
         let (Some(tls), Some(mut sealed)) = (&mut self.tls, sealed) else {
             return result.map(|count| Some(count as usize));
         };
-        sealed.arrived(result.as_ref().map_or(0, |count| *count as usize));
+        let count = result.as_ref().map_or(0, |count| *count);
+        self.pace.arrived(u64::from(count));
+        sealed.arrived(count as usize);
         tls.return_memory(sealed);
         match result? {
             0 => self
@@ -145,7 +186,8 @@ impl Link {
 
     /// Says whether far more is coming than a read asks for: then waking up for little is waste.
     pub fn expect(&mut self, bulk: bool) {
-        let low_water = if bulk { BULK_LOW_WATER } else { 1 };
+        let waits = bulk && (self.tls.is_none() || self.pace.is_bulk);
+        let low_water = if waits { BULK_LOW_WATER } else { 1 };
         if low_water != self.low_water {
             self.low_water = low_water;
             op::set_low_water(&self.socket, low_water);

@@ -6,13 +6,10 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio_uring::buf::fixed::FixedBuf;
-
 use super::{LINGER, LONGEST_UNPARKED, Stream};
 use crate::core::order::Ask;
 use crate::core::receiver::HUNG_UP;
 use crate::core::spread::HEADS_LENGTH;
-use crate::core::writes::Slot;
 use crate::error::{Error, Result, system_text};
 use crate::ring::op;
 
@@ -32,29 +29,23 @@ impl Stream<'_> {
         let Some(Ask { slot, range, .. }) = self.core.arm_for_early(self.now()) else {
             return false;
         };
-        self.deliver(slot, |stream, buffer| {
-            let target = &mut buffer[range];
-            if stream.early.is_empty() {
-                let opened = stream.link.open(target)?;
-                return opened.ok_or_else(op::nothing_yet);
-            }
-            let count = target.len().min(stream.early.len());
-            target[..count].copy_from_slice(&stream.early.split_to(count));
-            Ok(count)
-        });
-        true
-    }
-
-    /// Fills a part of a slot in place, and hands the core what came.
-    fn deliver(&mut self, slot: Slot, fill: impl FnOnce(&mut Self, &mut FixedBuf) -> io::Result<usize>) {
         let mut buffer = self.shared.slots.take(slot);
-        match fill(self, &mut buffer) {
-            Ok(count) => self
-                .core
-                .received(self.now(), count, &mut buffer, &[0; HEADS_LENGTH]),
+        match self.take_early(&mut buffer[range]) {
+            Ok(count) => self.core.received_early(self.now(), count, &mut buffer),
             Err(error) => self.receive_failed(&error),
         }
         self.shared.slots.put(slot, buffer);
+        true
+    }
+
+    /// Some of what was read before: how many bytes.
+    fn take_early(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        if self.early.is_empty() {
+            return self.link.open(target)?.ok_or_else(op::nothing_yet);
+        }
+        let count = target.len().min(self.early.len());
+        target[..count].copy_from_slice(&self.early.split_to(count));
+        Ok(count)
     }
 
     /// How the core wants the socket to be read. What has to be opened lies in one piece.
@@ -97,7 +88,14 @@ impl Stream<'_> {
         else {
             return false;
         };
-        self.deliver(slot, |stream, buffer| stream.link.receive_now(&mut buffer[range]));
+        let mut buffer = self.shared.slots.take(slot);
+        match self.link.receive_now(&mut buffer[range]) {
+            Ok(count) => self
+                .core
+                .received(self.now(), count, &mut buffer, &[0; HEADS_LENGTH]),
+            Err(error) => self.receive_failed(&error),
+        }
+        self.shared.slots.put(slot, buffer);
         true
     }
 
