@@ -17,10 +17,13 @@
 //! - [`edge`]: command line, connection, authentication, directory, logs: ordinary Rust.
 //!
 //! The core imports neither of the others. Everything before START_REPLICATION may be ordinary code;
-//! after it the data path goes through the ring, with four exceptions, each explained where it is
-//! made: a status is sent with a call that does not block, a durable write and the next commit are waited for in place
-//! while the disk is quick (all three in [`ring::stream`]; perf/README.md has the numbers), and a block of a
-//! partial that an earlier run left is read through the page cache ([`ring::segment`]).
+//! after it the data path goes through the ring, with these exceptions, each explained where it is made:
+//!
+//! - A status is sent with a call that does not block ([`ring::link`]), and a durable write and the next commit are waited
+//!   for in place while the disk is quick ([`ring::stream`]); perf/README.md has the numbers.
+//! - A partial that an earlier run left is opened, allocated and synced in place when the stream comes to it, and a block of
+//!   it is read through the page cache ([`ring::segment`]).
+//! - Every second it is looked whether directory and files are still there ([`ring::presence`]).
 //!
 //! The same decoder reads what is stored: a start goes on at the last good record of the partial
 //! ([`core::resume`]), `walring verify` and `inspect` look at whole directories ([`edge::stored`]).

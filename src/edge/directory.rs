@@ -1,7 +1,8 @@
 //! The target directory: what lies in it, and the lock on it.
 //!
-//! The directory is opened once and everything in it is reached from that descriptor, so what was locked is what is
-//! written to, even if somebody renames the path meanwhile. The lock is a `flock` on the directory itself: it leaves no
+//! The directory is opened once, and what is done here reaches everything from that descriptor, even if somebody renames
+//! the path meanwhile. A stream gets the same descriptor; it opens and renames segments by their paths, and checks
+//! that these still lead there ([`crate::ring::presence`]). The lock is a `flock` on the directory itself: it leaves no
 //! file behind, and the kernel drops it with the process, however that ends.
 
 use crate::core::lsn::SegmentSize;
