@@ -27,8 +27,8 @@ use crate::error::{Error, Result, system_text};
 /// In catch-up the kernel wakes us for so many bytes, not for each packet.
 const BULK_LOW_WATER: i32 = 1 << 20;
 
-/// A TLS connection on which fewer bytes come in a second is slow: a read that waited for a memory full of records would be
-/// withdrawn before it is, with what came left on the socket, and what came before made durable.
+/// Where fewer bytes of TLS come in a second, a read that waits for [`BULK_LOW_WATER`] is withdrawn before they are there,
+/// and what it has brought is made durable in small pieces.
 const BULK_RATE: f64 = 12e6;
 
 /// The rate is that of so many bytes: what had to wait for the processor comes all at once.

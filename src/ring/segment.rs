@@ -245,12 +245,18 @@ impl Segments {
             return;
         }
         poll_fn(|cx| {
-            // A write has the zeros, and is over soon.
-            let stops = stop.poll_requested(cx) && !self.is_zeroing();
-            while !stops && self.poll(cx, Duration::ZERO, slots, size) {}
-            match stops || !self.spare.is_busy() {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
+            loop {
+                // While zeros are written the kernel has them: they must come back first.
+                if stop.poll_requested(cx) && !self.is_zeroing() {
+                    return Poll::Ready(());
+                }
+                if !self.poll(cx, Duration::ZERO, slots, size) {
+                    break;
+                }
+            }
+            match self.spare.is_busy() {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
             }
         })
         .await;
@@ -446,21 +452,29 @@ impl Segments {
         let directory = Rc::clone(&self.directory);
         tokio_uring::spawn(async move {
             let mut syncs = Vec::new();
+            let mut ways = Vec::new();
             for Rename { from, to, sync } in renames {
-                rename(from, to).await.map_err(Failed::rename)?;
                 syncs.extend(sync);
+                ways.push((from, to));
             }
-            directory.sync_all().await.map_err(Failed::sync_of_directory)?;
-            // It began before; the name counts when it has not failed.
+            let named = give_names(ways, &directory).await;
+            // They began before; a name counts when none has failed. Nobody else will hear of it if one has.
+            let mut synced = Ok(());
             for sync in syncs {
-                sync.await
-                    .map_err(io::Error::other)
-                    .flatten()
-                    .map_err(Failed::sync)?;
+                let result = sync.await.map_err(io::Error::other).flatten();
+                synced = synced.and(result.map_err(Failed::sync));
             }
-            Ok(())
+            synced.and(named)
         })
     }
+}
+
+/// Renames files, and makes the names durable.
+async fn give_names(ways: Vec<(PathBuf, PathBuf)>, directory: &File) -> std::result::Result<(), Failed> {
+    for (from, to) in ways {
+        rename(from, to).await.map_err(Failed::rename)?;
+    }
+    directory.sync_all().await.map_err(Failed::sync_of_directory)
 }
 
 /// A file's change of name.
@@ -599,7 +613,8 @@ mod tests {
                 wish.request();
             });
             segments.prepare(&mut slots, 0, &stop).await;
-            assert!(segments.spare.is_busy(), "it was zeroed in full");
+            let is_zeroing_still = segments.spare.is_busy() && !segments.spare.is_in_flight();
+            assert!(is_zeroing_still, "it was zeroed in full");
             assert!(slots.take_zeros().is_some(), "the zeros are lost");
         });
     }

@@ -36,8 +36,8 @@ pub struct Prepared {
     pub file: Rc<File>,
     /// Its name in the directory.
     pub name: String,
-    /// The sync that is still in flight. Nothing in the file is durable if it fails, whatever a later one says: a
-    /// failure is told once.
+    /// The sync that is still in flight. The kernel tells a failure once, to who waits here: if it fails, nothing in the
+    /// file is durable, whatever a later sync says.
     pub sync: Option<Syncing>,
 }
 

@@ -35,10 +35,10 @@ impl Stream<'_> {
     /// more: the next stream must find what it will build upon. A failure that shows only now is kept.
     pub(super) fn land(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.link.poll_send(cx) {}
-        self.poll_cancel(cx);
         if self.flight.receive.is_some() && self.flight.cancel.is_none() {
             self.flight.cancel = Some(self.link.cancel());
         }
+        self.poll_cancel(cx);
         if let Some((slot, receive)) = &mut self.flight.receive
             && let Poll::Ready((result, reading)) = Pin::new(receive).poll(cx)
         {
