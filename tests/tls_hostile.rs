@@ -265,9 +265,22 @@ fn whatever_the_server_wants_to_be_told_in_plain_is_not_told_where_tls_is_requir
     }
 }
 
+/// A fatal alert, as the whole answer to our first words.
+fn alert(description: u8) -> Vec<u8> {
+    vec![21, 3, 3, 0, 2, 2, description]
+}
+
+#[test]
+fn a_server_that_is_too_old_for_walring_alone_gets_no_plain_text() {
+    // What libpq does depends on how its OpenSSL is configured.
+    let settings = "sslmode=prefer ssl_min_protocol_version=TLSv1";
+    let [_, ours] = trick_both(settings, greeting(alert(70)));
+    assert_eq!(openings(&ours), ["request, hello"], "{ours:?}");
+    assert!(ours.said.concat().contains("no common version"), "{ours:?}");
+}
+
 #[test]
 fn a_handshake_that_ends_too_early_or_is_none_is_the_end() {
-    let alert = |description| vec![21, 3, 3, 0, 2, 2, description];
     let cut_hello = [&[22, 3, 3, 0, 122, 2, 0, 0, 118, 3, 3][..], &[7; 20]].concat();
     for mode in modes() {
         for answer in [

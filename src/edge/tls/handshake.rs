@@ -39,6 +39,9 @@ const LONGEST_FLIGHT: usize = 128 << 10;
 /// What a failure right behind our first words is likely to come from.
 const NOTHING_IN_COMMON: &str = "The server and walring seem to have no cipher, group or signature algorithm in common. walring knows AES-GCM and ChaCha20-Poly1305 with ephemeral keys in the groups X25519, P-256 and P-384 (ssl_ecdh_curve, ssl_groups), and server certificates with keys of RSA (2048 bits and more), ECDSA on P-256 and P-384, and Ed25519.";
 
+/// What to do about a server that knows nothing newer than what the operator allows.
+const TOO_OLD: &str = "walring speaks TLS 1.2 and 1.3.";
+
 /// How much room is made for a read, in bytes.
 const READ_SIZE: usize = 16 << 10;
 
@@ -337,6 +340,12 @@ impl Handshake {
             // The server finds nothing that it could use in our hello; in OpenSSL's there is all that, and more.
             rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) if is_first => {
                 Failure::of_ours_alone(failed(error).with_hint(NOTHING_IN_COMMON))
+            }
+            // The same for a version that only OpenSSL speaks.
+            rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
+                if is_first && self.oldest < Version::V1_2 =>
+            {
+                Failure::of_ours_alone(failed(error).with_hint(TOO_OLD))
             }
             rustls::Error::PeerIncompatible(lack) if is_ours_alone(lack, self.oldest) => {
                 Failure::of_ours_alone(failed(error))
