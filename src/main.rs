@@ -71,8 +71,8 @@ fn run(command: &Command) -> Result<()> {
                 probe::probe(options, &stop).await
             })
         }
-        Command::CreateSlot(options) => block_on(receive::create_slot(options)),
-        Command::DropSlot(options) => block_on(receive::drop_slot(options)),
+        Command::CreateSlot(options) => block_on(until_a_signal(receive::create_slot(options))),
+        Command::DropSlot(options) => block_on(until_a_signal(receive::drop_slot(options))),
         Command::Top(options) => block_on(top::run(options)),
         Command::Print(_) | Command::Check(_) | Command::Verify(_) | Command::Inspect(_) => Ok(()),
     }
@@ -95,6 +95,17 @@ fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     // A name server that does not answer must not hold up the end.
     runtime.shutdown_background();
     result
+}
+
+/// The work is given up at SIGINT or SIGTERM, and puts the terminal right if it was asking for a password.
+async fn until_a_signal(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let listen = |kind| signal(kind).map_err(|error| system_error(&error));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    tokio::select! {
+        result = work => result,
+        _ = interrupt.recv() => Err(Error::interrupted()),
+        _ = terminate.recv() => Err(Error::interrupted()),
+    }
 }
 
 /// SIGINT and SIGTERM ask for the end; what was received becomes durable first. SIGXFSZ would be a silent one: a

@@ -286,12 +286,18 @@ fn a_signal_at_the_prompt_ends_it_and_gives_the_echo_back() {
     let place = Place::new(server_asking_for(PASSWORD));
     let port = place.server.port().to_string();
     let aim = ["-h", "127.0.0.1", "-p", &port, "-U", "scram"];
-    for asks in ["-W", "-v"] {
+    let archive = Archive::new();
+    let directory = format!("--directory={}", archive.path().display());
+    let creates = ["--create-slot", "--slot=s1", "-W"];
+    for (arguments, expected) in [
+        (&["-W", &directory][..], 0),
+        (&["-v", &directory], 0),
+        (&creates, 1),
+    ] {
         for signal in [None, Some(Signal::INT), Some(Signal::TERM)] {
             let terminal = Terminal::open();
-            let archive = Archive::new();
             let mut command = program::receive();
-            command.args(aim).arg(asks).arg("-D").arg(archive.path());
+            command.args(aim).args(arguments);
             // The terminal is the one that the process has.
             let mut command = wrap(Command::new("setsid"), &["--ctty"], &command);
             command.stdin(terminal.device()).stdout(terminal.device());
@@ -303,13 +309,16 @@ fn a_signal_at_the_prompt_ends_it_and_gives_the_echo_back() {
                 Some(signal) => kill_process(Pid::from_child(&child), signal).expect("send a signal"),
             }
             let code = until("it ends", || child.try_wait().expect("wait for a program"));
-            assert_eq!(code.code(), Some(0), "{}", terminal.text());
+            assert_eq!(code.code(), Some(expected), "{}", terminal.text());
             assert!(terminal.echoes());
             // Of what is drawn the last comes a moment later.
             until("the line is over", || {
                 terminal.text().ends_with("\r\n").then_some(())
             });
-            assert!(!terminal.text().contains("error"), "{}", terminal.text());
+            let said = terminal.text();
+            let errors = said.matches("error").count();
+            let told = said.matches("error: interrupted by a signal\r\n").count();
+            assert_eq!([errors, told], [expected as usize; 2], "{said}");
         }
     }
 }
