@@ -180,7 +180,7 @@ impl Silence {
                 self.is_told = true;
                 let seconds = self.lasts(now).as_secs();
                 warn!(
-                    "the disk has not answered for {seconds} seconds; nothing is acknowledged until it does"
+                    "the disk has not answered for {seconds} seconds; what waits for it is not acknowledged"
                 );
             }
             return;

@@ -5,6 +5,7 @@
 //! notice.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long one address may take to let us in, unless `connect_timeout` says it: the next one may be the right one.
 const PATIENCE_AT_THE_DOOR: Duration = Duration::from_secs(3);
+
+/// How long all of that may take: a name server may be what is silent.
+const OPENING: Duration = Duration::from_secs(60);
 
 /// What stands for the stream's own settings.
 const SAME: &str = "same";
@@ -172,15 +176,20 @@ impl SlotWatch {
                     Some(place) => place.only(&self.info),
                     None => self.info.clone(),
                 };
-                let connection = Connection::open(&info, &mut self.prompt.listener()).await?;
+                let mut prompt = self.prompt.listener();
+                let connection = in_time(OPENING, Connection::open(&info, &mut prompt)).await?;
                 Line { place, connection }
             }
         };
-        let answer = timeout(PATIENCE, SlotState::ask(&mut current.connection, &self.slot)).await;
-        let state = answer.unwrap_or_else(|_| Err(Error::connection("the server does not answer")))?;
+        let state = in_time(PATIENCE, SlotState::ask(&mut current.connection, &self.slot)).await?;
         *line = Some(current);
         Ok(state)
     }
+}
+
+async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let done = timeout(limit, work).await;
+    done.unwrap_or_else(|_| Err(Error::connection("the server does not answer")))
 }
 
 /// An open connection.

@@ -283,8 +283,7 @@ async fn read_sealed(socket: &mut Socket, tls: &mut Session, unread: &mut BytesM
     }
 }
 
-/// Memory that a session has lent for a read. It gets it back also where the wait for the read is given up, before which
-/// nothing was read.
+/// Memory that a session has lent for a read. It gets it back also where the wait is given up: then nothing was read.
 struct Lent<'a> {
     sealed: Option<Sealed>,
     by: &'a mut Session,
