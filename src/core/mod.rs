@@ -6,7 +6,7 @@
 //! [`spin`] whether waiting is worth a processor, [`recent`] what is usual, [`order`] what the driver is asked to do,
 //! [`overlap`] what is compared first, [`receiver`] the state machine that joins them, [`start`] where a stream begins, [`resume`] where
 //! within a segment, [`standing`] whether the server has what is stored,
-//! [`wal`] what the received bytes are, [`history`] which timeline owns them, [`timestamp`] the server's
+//! [`wal`] what the received bytes are, [`history`] which timeline owns them, [`lineage`] which goes on, [`timestamp`] the server's
 //! clock, [`inspection`] whether they are right, [`transactions`] the commits among them, [`measure`] what
 //! is measured, [`savings`] what that saves, [`telemetry`] how other threads see it.
 
@@ -15,6 +15,7 @@ pub mod framing;
 pub mod gather;
 pub mod history;
 pub mod inspection;
+pub mod lineage;
 pub mod lsn;
 pub mod measure;
 pub mod message;

@@ -6,6 +6,7 @@ use super::directory::Directory;
 use super::history::{self, Kept};
 use super::session::{Receiving, Server};
 use crate::core::history::{Fork, History};
+use crate::core::lineage;
 use crate::core::lsn::{SegmentSize, Timeline};
 use crate::core::start::{Position, SegmentFile, Stage};
 use crate::error::{Error, Result};
@@ -20,18 +21,18 @@ impl Receiving<'_> {
         server: &Server,
         files: &mut Vec<SegmentFile>,
     ) -> Result<()> {
-        let Some(newest) = files.iter().map(|file| file.timeline).max() else {
+        let Some(newest) = lineage::newest(files) else {
             return Ok(());
         };
         let history = match history::kept(&self.directory, newest)? {
             Kept::History(history) => history,
             // Then it makes no difference.
-            _ if !is_overtaken(files, newest) => return Ok(()),
+            _ if !lineage::is_overtaken(files, newest) => return Ok(()),
             Kept::Damaged => return Err(damaged(&self.directory, newest)),
             Kept::Nothing if server.identity.timeline < newest => return Err(earlier(server, newest)),
             Kept::Nothing => self.missing_history(connection, newest, files, server).await?,
         };
-        files.retain(|file| !history.leaves_behind(file, server.segment_size));
+        lineage::drop_left_behind(files, &history, server.segment_size);
         Ok(())
     }
 
@@ -87,27 +88,15 @@ impl Receiving<'_> {
     }
 }
 
-/// Whether segments of an earlier timeline reach further than the newest one's begin: only its history tells which of
-/// them goes on.
-fn is_overtaken(files: &[SegmentFile], newest: Timeline) -> bool {
-    let of_newest = files.iter().filter(|file| file.timeline == newest);
-    let first = of_newest.map(|file| file.segment).min();
-    files
-        .iter()
-        .any(|file| file.timeline < newest && Some(file.segment) > first)
-}
-
 /// Two servers that were promoted from the same one have different timelines of the same number. `history`
 /// is that of the server's timeline.
 pub(super) fn check_ancestors(directory: &Directory, timeline: Timeline, history: &History) -> Result<()> {
-    if history.timeline < timeline {
+    let Some(theirs) = lineage::ancestors(history, timeline) else {
         return Ok(());
-    }
+    };
     let Kept::History(ours) = history::kept(directory, timeline)? else {
         return Ok(());
     };
-    let theirs = history.forks.iter().copied();
-    let theirs: Vec<_> = theirs.filter(|fork| fork.timeline < timeline).collect();
     match ours.forks == theirs {
         true => Ok(()),
         false => Err(another(directory, &ours, &theirs)),
@@ -121,13 +110,10 @@ fn check_beginning(
     files: &[SegmentFile],
     size: SegmentSize,
 ) -> Result<()> {
-    let timeline = theirs.timeline;
-    let begins = theirs.origin().map(|fork| size.segment_of(fork.end));
-    let mut of_timeline = files.iter().filter(|file| file.timeline == timeline);
-    let Some(before) = of_timeline.find(|file| Some(file.segment) < begins) else {
+    let Some(before) = lineage::before_beginning(files, theirs, size) else {
         return Ok(());
     };
-    Err(not_the_same(timeline)
+    Err(not_the_same(theirs.timeline)
         .with_detail(format!(
             "\"{}\" lies before {}, where it began by the server. Nothing was changed.",
             directory.path_of(&before.name(size)),
@@ -145,11 +131,7 @@ pub(super) fn check_unwritten(
     least: Stage,
     size: SegmentSize,
 ) -> Result<()> {
-    let first = size.segment_of(start.lsn);
-    let mut ahead = files
-        .iter()
-        .filter(|file| file.timeline == start.timeline && file.segment >= first);
-    match ahead.find(|file| file.stage >= least) {
+    match lineage::in_the_way(files, start, least, size) {
         None => Ok(()),
         Some(file) => Err(Error::directory(format!(
             "streaming timeline {} from {} on would come over \"{}\"",
@@ -220,75 +202,4 @@ fn origin(forks: &[Fork]) -> String {
     forks
         .last()
         .map_or("another place".to_owned(), |fork| fork.end.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::lsn::Lsn;
-
-    const SIZE: u64 = 1 << 20;
-
-    fn size() -> SegmentSize {
-        SegmentSize::new(SIZE).unwrap()
-    }
-
-    fn files(names: &[&str]) -> Vec<SegmentFile> {
-        let file = |name: &&str| SegmentFile::from_name(name, size()).unwrap();
-        names.iter().map(file).collect()
-    }
-
-    #[test]
-    fn the_newest_timeline_is_overtaken_by_segments_behind_its_first() {
-        for (names, expected) in [
-            (
-                &["000000010000000000000005", "000000020000000000000005"][..],
-                false,
-            ),
-            (&["000000010000000000000006", "000000020000000000000005"], true),
-            (&["000000020000000000000009", "000000020000000000000005"], false),
-            (
-                &[
-                    "000000010000000000000006.partial",
-                    "000000020000000000000005",
-                    "000000020000000000000007",
-                ],
-                true,
-            ),
-        ] {
-            assert_eq!(is_overtaken(&files(names), Timeline(2)), expected, "{names:?}");
-        }
-    }
-
-    #[test]
-    fn no_stream_that_compares_nothing_comes_over_what_is_stored() {
-        let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory::open(temporary.path()).unwrap();
-        let files = files(&[
-            "000000010000000000000009",
-            "000000020000000000000005",
-            "000000020000000000000006.partial",
-        ]);
-        let check = |segment: u64, timeline: u32, least: Stage| {
-            let start = Position {
-                lsn: Lsn(segment * SIZE),
-                timeline: Timeline(timeline),
-            };
-            check_unwritten(&directory, &files, start, least, size()).is_ok()
-        };
-        for (segment, timeline, least, expected) in [
-            (4, 2, Stage::Complete, false),
-            (5, 2, Stage::Complete, false),
-            (6, 2, Stage::Complete, true),
-            (6, 2, Stage::Partial, false),
-            (7, 2, Stage::Partial, true),
-            (5, 3, Stage::Partial, true),
-        ] {
-            assert_eq!(
-                check(segment, timeline, least),
-                expected,
-                "{segment} {timeline} {least:?}"
-            );
-        }
-    }
 }
