@@ -137,12 +137,28 @@ fn a_record_that_was_left_half_written_is_received_again() {
     for _ in 0..20 {
         wal.commit();
     }
-    let place = Directory::of(&wal).goes_on(&wal);
+    let resumed = Directory::of(&wal).resumed(&wal);
+    let place = resumed.decoder.position().0;
     assert!(
         place <= start,
         "{place:X} lies behind {start:X}, and no CRC covers what is there"
     );
     assert!(place > wal.start());
+    let all = wal.end().next_multiple_of(8);
+    assert_eq!(
+        resumed.end.0.next_multiple_of(8),
+        all,
+        "the server must have all of it"
+    );
+    // A stream was cut while it received that again.
+    let left = Left {
+        timeline: Timeline(1),
+        right_to: resumed.end,
+        decoder: decoder_at(&wal, wal.records()[0].end),
+    };
+    let (_, resumed) = Directory::of(&wal).resumed_from(&wal, Some(left));
+    assert_eq!(resumed.end.0.next_multiple_of(8), all);
+    assert!(resumed.decoder.position().0 <= start);
 }
 
 #[test]
@@ -211,6 +227,7 @@ fn what_a_stream_has_left_is_gone_on_with_only_where_it_belongs() {
     let left = |timeline, end| {
         Some(Left {
             timeline: Timeline(timeline),
+            right_to: Lsn(end),
             decoder: decoder_at(&wal, end),
         })
     };
@@ -232,8 +249,12 @@ fn a_stream_that_found_nothing_right_does_not_join_what_was_before() {
     let wal = crossing();
     let end = ends_in_second_segment(&wal)[3];
     let joins = |decoder: Decoder, start: u64| {
-        let timeline = Timeline(1);
-        !Left { timeline, decoder }.does_not_join(Lsn(start))
+        let left = Left {
+            timeline: Timeline(1),
+            right_to: decoder.position(),
+            decoder,
+        };
+        !left.does_not_join(Lsn(start))
     };
     assert!(joins(decoder_at(&wal, end), end - 8));
     assert!(!joins(decoder_at(&wal, end), end));

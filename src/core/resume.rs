@@ -44,6 +44,8 @@ pub struct Left {
     pub timeline: Timeline,
     /// What looked at its log, at the end of what it found right.
     pub decoder: Decoder,
+    /// The end of what is stored and right. It lies further where the stream was cut while it received something again.
+    pub right_to: Lsn,
 }
 
 impl Left {
@@ -69,8 +71,10 @@ pub fn go_on(
     expected: Expected,
 ) -> Result<Resumed> {
     match left.filter(|left| left.serves(plan, expected.segment_size)) {
-        Some(Left { decoder, .. }) => Ok(Resumed {
-            end: decoder.position(),
+        Some(Left {
+            decoder, right_to, ..
+        }) => Ok(Resumed {
+            end: right_to.max(decoder.position()),
             unproven: None,
             decoder,
         }),
@@ -123,7 +127,8 @@ pub fn fresh(expected: Expected, start: Lsn) -> Decoder {
 pub struct Resumed {
     /// What looks at the log, behind the last record that need not be received again.
     pub decoder: Decoder,
-    /// The end of what is stored and right.
+    /// The end of what is stored and right: the server must have all of it, or has lost some. What lies between the
+    /// decoder and this is received again although it may have been acknowledged.
     pub end: Lsn,
     /// The partial begins with the rest of a record whose beginning is not here, and its first record begins there:
     /// what lies before is to be received again.
@@ -171,12 +176,11 @@ fn resume(
     let unproven = walked
         .first_record
         .filter(|_| walked.begins_with_rest && at_start.unfinished().is_none());
-    let mut end = decoder.verified();
+    let end = decoder.verified();
     // Complete, but for its name: the last record is received again, and the name is changed then.
     let is_complete = decoder.position() >= size.end_of(segment);
     let last = decoder.previous().filter(|&last| is_complete && last >= plan.lsn);
     if let Some(limit) = [walked.abandoned, last].into_iter().flatten().min() {
-        end = walked.abandoned.map_or(end, |abandoned| end.min(abandoned));
         decoder = at_start.clone();
         walk(&mut decoder, stored.open(&name)?, limit).map_err(failed)?;
     }

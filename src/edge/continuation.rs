@@ -30,6 +30,8 @@ pub struct Continuation {
     pub stored: Vec<u8>,
     /// What looks at the log, at the end of that.
     pub decoder: Decoder,
+    /// The end of what is stored and right, some of which may be received again; see [`Resumed::end`].
+    pub right_to: Lsn,
     /// The segment's beginning, up to here, is to be received again first; see [`Resumed::unproven`].
     pub unproven: Option<Lsn>,
 }
@@ -50,6 +52,7 @@ impl Continuation {
             position,
             stored: Vec::new(),
             decoder: resume::fresh(server.expected(position.timeline), position.lsn),
+            right_to: position.lsn,
             unproven: None,
         }
     }
@@ -98,7 +101,9 @@ impl Receiving<'_> {
     fn overlap(&self, server: &Server, plan: &StartPlan, resumed: Resumed) -> Result<Continuation> {
         let start = resumed.compared_from(plan);
         let Resumed {
-            decoder, unproven, ..
+            decoder,
+            end: right_to,
+            unproven,
         } = resumed;
         let (size, end) = (server.segment_size, decoder.position());
         let mut stored = vec![0; end.bytes_since(start) as usize];
@@ -115,6 +120,7 @@ impl Receiving<'_> {
             },
             stored,
             decoder,
+            right_to,
             unproven,
         })
     }

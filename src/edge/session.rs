@@ -299,7 +299,7 @@ impl Receiving<'_> {
         from: Continuation,
         until: Until,
     ) -> Result<Next> {
-        let (position, end) = (from.position, from.end());
+        let (position, end, right_to) = (from.position, from.end(), from.right_to);
         let durable_method = self.durable_method().await;
         let answer = self.start_replication(connection, files, position).await?;
         if let StartAnswer::EndOfTimeline { next, switch } = answer {
@@ -312,6 +312,7 @@ impl Receiving<'_> {
         let decoder = ended.decoder.take().filter(|_| until == Until::End);
         self.left = decoder.map(|decoder| Left {
             timeline: position.timeline,
+            right_to: right_to.max(decoder.position()),
             decoder,
         });
         if until == Until::End {
@@ -333,9 +334,9 @@ impl Receiving<'_> {
     /// The server may have sent more of the old timeline than it went on from: a standby does that which has not
     /// replayed all it has. A record that was cut is none, and no loss; without records nobody can tell.
     fn tell_fork(&mut self, timeline: Timeline, fork: Position) {
-        let decoder = self.left.as_ref().map(|left| &left.decoder);
-        if let Some(decoder) = decoder.filter(|_| self.options.verify == Verify::Records) {
-            let lsn = decoder.position();
+        let left = self.left.as_ref();
+        if let Some(left) = left.filter(|_| self.options.verify == Verify::Records) {
+            let lsn = left.right_to;
             self.warn_of_fork(Position { lsn, timeline }, fork);
         }
     }
@@ -412,6 +413,7 @@ impl Receiving<'_> {
             position,
             stored,
             decoder,
+            right_to: _,
             unproven: _,
         } = from;
         let options = self.options;
