@@ -15,6 +15,7 @@ use rustix::fs::{Advice, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, S
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -176,7 +177,9 @@ impl Directory {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
                 other => other.map_err(|error| self.failed("read", &name, &error))?,
             }
-            if page.iter().any(|&byte| byte != 0) {
+            // So is one that was cut off: the server was lost within it, and its last field is never zero.
+            let is_cut_off = file.stage == Stage::Partial && page[LongHeader::BLOCK_SIZE] == [0; 4];
+            if !is_cut_off && page.iter().any(|&byte| byte != 0) {
                 return LongHeader::parse(&page)
                     .ok_or_else(|| self.foreign(&name, "its first page has no WAL page header".to_owned()))
                     .and_then(|header| self.check_header(&name, &header, expected, segment_size));
@@ -414,6 +417,7 @@ struct LongHeader {
 
 impl LongHeader {
     const BYTES: usize = 40;
+    const BLOCK_SIZE: Range<usize> = 36..40;
     const LONG_HEADER_FLAG: u16 = 0x0002;
 
     fn parse(page: &[u8; LongHeader::BYTES]) -> Option<LongHeader> {

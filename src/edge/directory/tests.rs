@@ -22,6 +22,7 @@ fn first_page(system_identifier: u64, segment_bytes: u32) -> Vec<u8> {
     page[2..4].copy_from_slice(&2u16.to_le_bytes());
     page[24..32].copy_from_slice(&system_identifier.to_le_bytes());
     page[32..36].copy_from_slice(&segment_bytes.to_le_bytes());
+    page[36..40].copy_from_slice(&8192u32.to_le_bytes());
     page
 }
 
@@ -147,6 +148,13 @@ fn the_newest_segment_with_a_page_tells_whose_wal_it_is() {
     write("000000010000000000000006.partial", &[]);
     write("000000010000000000000007.gz.partial", &first_page(77, 1 << 20));
     assert!(check(&directory).is_ok());
+    // A connection may be lost within the header.
+    for length in [1, 12, 27, 36, 37] {
+        let mut page = first_page(SERVER, 1 << 20);
+        page[length..].fill(0);
+        write("000000010000000000000005.partial", &page);
+        assert!(check(&directory).is_ok(), "{length} bytes");
+    }
     write("000000010000000000000005.partial", &first_page(77, 1 << 20));
     assert!(check(&directory).is_err());
 }
