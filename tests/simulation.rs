@@ -25,7 +25,7 @@ const SEEDS: u64 = 2000;
 const MANY: u64 = 1000;
 
 /// What has to happen in many lives, or nothing is shown.
-const HAPPENS: [&str; 22] = [
+const HAPPENS: [&str; 25] = [
     "a rename fails",
     "a sync fails",
     "a sync of the directory fails",
@@ -45,6 +45,9 @@ const HAPPENS: [&str; 22] = [
     "no room for the next segment",
     "operator: moves away",
     "server: has shut down",
+    "server: is replaced, on timeline",
+    "server: lacks what is stored",
+    "tells of WAL that is only here, from",
     "the process ends with an error",
     "writes",
     "writes durably",

@@ -1,11 +1,12 @@
 //! What must be true of a directory, whatever happened. Nothing here is computed by the core: the server's bytes, the
 //! disk's names and PostgreSQL's rules are all it looks at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use walring::core::lsn::{Lsn, SegmentNumber};
 use walring::core::message::Status;
+use walring::core::start::Position;
 
 use super::disk::Disk;
 use super::files::{final_name, partial_name};
@@ -29,6 +30,10 @@ pub struct Checks {
     proved: Option<(u32, Lsn)>,
     /// Whether the stream looks at records.
     pub looks_at_records: bool,
+    /// Of each timeline, as much of that as was claimed by a stream that looks at records.
+    claimed_records: BTreeMap<u32, Lsn>,
+    /// The timelines of which the operator was told that not all of what is stored goes on, or cannot be.
+    told: BTreeSet<u32>,
 }
 
 /// A directory as a program sees it that knows nothing of how it was made.
@@ -87,6 +92,7 @@ impl Checks {
                 "the directory is empty, but {claimed:?} was acknowledged"
             );
             self.origin = Some(start);
+            self.claimed.clear();
         }
         self.proved = None;
     }
@@ -95,8 +101,8 @@ impl Checks {
     pub fn first_that_stays(&self, disk: &Disk) -> Option<Lsn> {
         let names = || disk.names().filter_map(Name::parse);
         let partials = names().filter(|name| !name.is_complete);
-        let lowest = partials.map(|name| name.segment).min();
-        let first = lowest.or_else(|| names().map(|name| name.segment).max())?;
+        let newest = names().max_by_key(|name| (name.timeline, name.segment))?;
+        let first = partials.map(|name| name.segment).fold(newest.segment, u64::min);
         Some(segment_size().start_of(SegmentNumber(first)))
     }
 
@@ -112,6 +118,41 @@ impl Checks {
     pub fn begins_at(&mut self, position: Lsn) {
         self.origin = self.origin.map(|origin| origin.max(position));
         self.proved = None;
+    }
+
+    /// The operator is told that what is stored goes further than the place where the next timeline begins.
+    pub fn hear_of_loss(&mut self, stored: Position, fork: Position) {
+        let history = self.history.as_ref().expect("a history");
+        let timeline = history.timeline(stored.timeline.0);
+        assert_eq!(
+            fork.timeline.0,
+            timeline.number + 1,
+            "the wrong timeline is followed"
+        );
+        assert_eq!(fork.lsn, timeline.left, "the next timeline does not begin there");
+        assert!(
+            fork.lsn < stored.lsn && stored.lsn <= timeline.end,
+            "nothing was lost"
+        );
+        self.told.insert(timeline.number);
+    }
+
+    /// The stream did not look at records, and ended behind where the next timeline begins.
+    pub fn hear_nothing(&mut self, timeline: u32) {
+        self.told.insert(timeline);
+    }
+
+    /// A stream begins: of whatever was acknowledged of the timelines before, and is lost to the server, the operator
+    /// has heard.
+    pub fn follow(&self, start: Position) {
+        let history = self.history.as_ref().expect("a history");
+        for (&number, &claimed) in self.claimed_records.range(..start.timeline.0) {
+            let lost = history.timeline(number).lost.filter(|&lost| lost <= claimed);
+            assert!(
+                lost.is_none() || self.told.contains(&number),
+                "of timeline {number} {claimed} was acknowledged and the record up to {lost:?} is lost, and nobody is told"
+            );
+        }
     }
 
     /// Bytes that are to be written: the server's or zeros, and nothing that the file has of the server's is lost.
@@ -171,8 +212,14 @@ impl Checks {
             flushed <= right || is_start || !self.looks_at_records,
             "{flushed} is claimed; of what was sent only {right} is complete"
         );
-        let claimed = self.claimed.entry(timeline).or_insert(Lsn(0));
-        *claimed = (*claimed).max(flushed);
+        let note = |claims: &mut BTreeMap<u32, Lsn>| {
+            let claimed = claims.entry(timeline).or_insert(Lsn(0));
+            *claimed = (*claimed).max(flushed);
+        };
+        note(&mut self.claimed);
+        if self.looks_at_records {
+            note(&mut self.claimed_records);
+        }
         let listing = || Listing {
             files: disk.durable().collect(),
         };
@@ -259,6 +306,10 @@ impl Checks {
                 (text, file)
             }
         };
+        assert!(
+            segment_size().floor(timeline.begin) <= start,
+            "{when}: {text} lies before its timeline"
+        );
         let truth = timeline.bytes(start, segment_size().end_of(segment));
         if name.is_complete {
             assert!(file == truth, "{when}: {text} is not the server's");

@@ -7,7 +7,7 @@ use walring::core::lsn::Lsn;
 
 use crate::model::truth::Truth;
 use crate::model::wal::resize;
-use crate::model::wal::{Shape, Wal};
+use crate::model::wal::{Shape, Unit, Wal};
 use crate::model::{START, segment_size};
 
 /// The WAL of one timeline, with what it has of the timelines before it.
@@ -16,8 +16,12 @@ pub struct Timeline {
     pub number: u32,
     /// Where it begins: its first record's position.
     pub begin: Lsn,
-    /// Where it ends: the next one begins there, or there is no more.
+    /// Where its log ends: a server on it had no more.
     pub end: Lsn,
+    /// Where the next one begins: at its end, or before, where a standby was promoted that did not have the rest.
+    pub left: Lsn,
+    /// Where the first record ends that lies behind that.
+    pub lost: Option<Lsn>,
     /// Its bytes from [`START`] on, in whole segments; zero behind the end.
     bytes: Vec<u8>,
     /// What belongs together in it.
@@ -54,7 +58,7 @@ impl Timeline {
         let line = |timeline: &Timeline| {
             format!(
                 "{}\t{}\tno recovery target specified\n",
-                timeline.number, timeline.end
+                timeline.number, timeline.left
             )
         };
         before.iter().map(line).collect()
@@ -85,17 +89,18 @@ impl History {
             .map_or(1, |timeline| timeline.number)
     }
 
-    /// One of the histories.
-    pub fn any(choice: u64) -> Arc<History> {
-        static MADE: [OnceLock<Arc<History>>; NUMBER as usize] = [const { OnceLock::new() }; NUMBER as usize];
-        let number = choice % NUMBER;
+    /// One of the histories; in those that lose WAL a new primary may lack what the old one had.
+    pub fn any(choice: u64, loses: bool) -> Arc<History> {
+        static MADE: [OnceLock<Arc<History>>; 2 * NUMBER as usize] =
+            [const { OnceLock::new() }; 2 * NUMBER as usize];
+        let number = choice % NUMBER + u64::from(loses) * NUMBER;
         MADE[number as usize]
-            .get_or_init(|| Arc::new(make(number)))
+            .get_or_init(|| Arc::new(make(number, loses)))
             .clone()
     }
 }
 
-fn make(number: u64) -> History {
+fn make(number: u64, loses: bool) -> History {
     let mut rng = Rng::with_seed(number);
     let (block, longest, deaths) = match number % 4 {
         0 => (8 * KIB, 64 * KIB, 2),
@@ -113,14 +118,22 @@ fn make(number: u64) -> History {
         ..Shape::default()
     };
     let system_identifier = shape.system_identifier;
-    let count = [1, 1, 2, 3][rng.usize(0..4)];
+    let count = if loses { [2, 3, 3, 4] } else { [1, 1, 2, 3] }[rng.usize(0..4)];
     let mut wal = Wal::new(number, shape);
     let mut timelines: Vec<Timeline> = Vec::new();
     for following in 2..=count {
-        let begin = timelines.last().map_or(START, |before| before.end);
-        let fork = fork(&mut wal, begin, &mut rng);
+        let begin = timelines.last().map_or(START, |before| before.left);
+        let fork = match loses {
+            true => fork_below(&mut wal, begin, &mut rng),
+            false => fork(&mut wal, begin, &mut rng),
+        };
+        let end = if loses {
+            wal.end().next_multiple_of(8)
+        } else {
+            fork
+        };
         let next = wal.fork(fork, following);
-        push(&mut timelines, &wal, fork);
+        push(&mut timelines, &wal, end, fork);
         wal = next;
         let more = wal.end() + rng.u64(10..3 * MIB / 2);
         while wal.end() < more {
@@ -128,7 +141,8 @@ fn make(number: u64) -> History {
         }
         wal.commit();
     }
-    push(&mut timelines, &wal, wal.end().next_multiple_of(8));
+    let end = wal.end().next_multiple_of(8);
+    push(&mut timelines, &wal, end, end);
     History {
         timelines,
         system_identifier,
@@ -153,9 +167,34 @@ fn fork(wal: &mut Wal, begin: Lsn, rng: &mut Rng) -> u64 {
     }
 }
 
-fn push(timelines: &mut Vec<Timeline>, wal: &Wal, end: u64) {
-    let begin = timelines.last().map_or(START, |before| before.end);
-    let end = Lsn(end);
+/// Where the next timeline begins although this one goes on: where it began itself, behind a record, or at a segment's
+/// end, be it a record's or an empty rest's.
+fn fork_below(wal: &mut Wal, begin: Lsn, rng: &mut Rng) -> u64 {
+    let at = match rng.u8(0..8) {
+        0 if begin > START => begin.0,
+        0 | 1 => wal.approach(Unit::Segment, 0).end.next_multiple_of(8),
+        2 => {
+            wal.switch();
+            wal.end()
+        }
+        _ => fork(wal, begin, rng),
+    };
+    let more = [100, 20 * KIB, 400 * KIB, 2 * MIB, 5 * MIB / 2][rng.usize(0..5)];
+    let until = at.max(wal.end()) + rng.u64(8..more);
+    while wal.end() < until {
+        wal.anything();
+    }
+    wal.commit();
+    at
+}
+
+fn push(timelines: &mut Vec<Timeline>, wal: &Wal, end: u64, left: u64) {
+    let begin = timelines.last().map_or(START, |before| before.left);
+    let (end, left) = (Lsn(end), Lsn(left));
+    let behind = wal.records().iter().find(|record| record.start >= left.0);
+    let lost = behind
+        .map(|record| Lsn(record.end))
+        .filter(|&lost| left < end && lost <= end);
     let mut bytes = wal.all().to_vec();
     resize(&mut bytes, end.bytes_since(START) as usize);
     let whole = segment_size().bytes() as usize;
@@ -165,6 +204,8 @@ fn push(timelines: &mut Vec<Timeline>, wal: &Wal, end: u64) {
         number: timelines.len() as u32 + 1,
         begin,
         end,
+        left,
+        lost,
         bytes,
         truth: Truth::of(wal),
     });

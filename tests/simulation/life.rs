@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use walring::core::demand::Durability;
+use walring::core::lsn::Lsn;
 use walring::core::resume::Left;
 use walring::error::Error;
 
@@ -48,6 +49,8 @@ pub struct Life {
     // What outlives a connection.
     pub(super) is_synced: bool,
     pub(super) left: Option<Left>,
+    /// Where the stream began, the end of what was stored and right.
+    pub(super) right_to: Lsn,
     wait: Duration,
     pub(super) has_received: bool,
     pub(super) until: Until,
@@ -73,6 +76,7 @@ impl Life {
             streams: 0,
             is_synced: false,
             left: None,
+            right_to: Lsn(0),
             wait: Duration::ZERO,
             has_received: false,
             until: Until::End,
@@ -228,6 +232,7 @@ impl Life {
         world.disk.faults = Default::default();
         world.disk.countdown = None;
         (self.accident, self.next_mishap) = (None, None);
+        world.primary.forget_old(world.link.as_mut());
         self.plan.quality = Quality {
             stalls: 0,
             ..self.plan.quality

@@ -6,7 +6,7 @@
 //!      +----- statuses -----+------------------ checks --------------------+
 //! ```
 //!
-//! [`history`] is the WAL of all timelines, [`primary`] the server that streams it, [`network`] what lies between, [`disk`]
+//! [`history`] is the WAL of all timelines, [`primary`] the server that streams it, or one that did not follow it, [`network`] what lies between, [`disk`]
 //! what survives, [`files`] and [`stream`] mirror the driver, [`session`] and [`life`] the process and what happens to it, as
 //! [`plan`] has drawn it; where a start goes on is decided by the core's own `start` and `resume`; [`checks`] is what must be true whatever happens, and [`log`] what did.
 
@@ -47,7 +47,8 @@ pub struct Lived {
 /// Lives the life of a seed; panics if a promise was broken.
 pub fn live(seed: u64, is_shown: bool) -> Lived {
     let mut rng = Rng::new(seed);
-    let history = History::any(rng.next());
+    // In every fourth life WAL is lost.
+    let history = History::any(rng.next(), seed % 4 == 3);
     let plan = Plan::new(&mut rng);
     let primary = Primary::new(history, plan.habits, seed);
     let log = Log::new(seed, is_shown);

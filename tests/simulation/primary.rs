@@ -1,4 +1,7 @@
-//! The server: WAL that grows, timelines that follow each other, and one connection that streams them.
+//! The servers: WAL that grows, timelines that follow each other, and one connection that streams them.
+//!
+//! There is a primary, and after a failover perhaps a server that did not follow: the old primary, which has what the new
+//! one lacks, or another standby of it. A connection leads to the one or the other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +65,12 @@ pub struct Primary {
     pub timeline: u32,
     /// The end of the log that is durable there, and so may be sent.
     pub flushed: Lsn,
+    /// Where it will have come when the next timeline begins.
+    falls_at: Lsn,
+    /// A server that did not follow: its timeline, and the end of its log.
+    old: Option<(u32, Lsn)>,
+    /// The connection leads there.
+    is_old: bool,
     /// It does not answer before.
     pub down_until: Duration,
     /// The greatest position that it heard to be flushed, and the last it heard to be written.
@@ -77,12 +86,15 @@ impl Primary {
     /// A server that has some WAL already.
     pub fn new(history: Arc<History>, habits: Habits, seed: u64) -> Primary {
         let mut rng = Rng::new(seed ^ 0x5E7F);
-        let first = history.timeline(1).end.bytes_since(START);
-        Primary {
+        let first = history.timeline(1).left.bytes_since(START);
+        let mut primary = Primary {
             flushed: START.advanced_by(rng.between(0, first / 2)),
             history,
             habits,
             timeline: 1,
+            falls_at: Lsn(0),
+            old: None,
+            is_old: false,
             down_until: Duration::ZERO,
             acknowledged: Lsn(0),
             written: Lsn(0),
@@ -90,7 +102,9 @@ impl Primary {
             is_shutting_down: false,
             sender: None,
             rng,
-        }
+        };
+        primary.falls_at = primary.any_fall();
+        primary
     }
 
     /// Whether it has all the WAL it will ever have.
@@ -99,18 +113,89 @@ impl Primary {
         self.timeline == last.number && self.flushed == last.end
     }
 
+    /// The server that the connection leads to: its timeline, and the end of its log.
+    pub fn place(&self) -> (u32, Lsn) {
+        let old = self.old.filter(|_| self.is_old);
+        old.unwrap_or((self.timeline, self.flushed))
+    }
+
+    // ---- failovers ----
+
+    /// Where the log will have come when the next timeline begins.
+    fn any_fall(&mut self) -> Lsn {
+        let timeline = self.history.timeline(self.timeline);
+        let (left, end) = (timeline.left, timeline.end);
+        if left == end {
+            return end;
+        }
+        match self.rng.chance(40) {
+            true => end,
+            false => Lsn(left.0 + self.rng.between(0, end.bytes_since(left)) / 8 * 8),
+        }
+    }
+
+    /// The next timeline begins, where this one is left. Without a loss the server is promoted under the stream; so it is
+    /// now and then with one: a standby that had received more than it replayed. Else another server takes over.
+    fn promote(&mut self, log: &mut Log, link: Option<&mut Link>) {
+        let (timeline, flushed) = (self.timeline, self.flushed);
+        let left = self.history.timeline(timeline).left;
+        self.timeline += 1;
+        self.flushed = left;
+        self.acknowledged = self.acknowledged.min(left);
+        self.falls_at = self.any_fall();
+        if flushed == left || (!self.is_old && self.rng.chance(20)) {
+            log.note("server: promoted to timeline", left, self.timeline.into());
+            return;
+        }
+        log.note("server: is replaced, on timeline", left, self.timeline.into());
+        self.die(log, link, Duration::ZERO);
+        self.down_until = log.now + Duration::from_millis(self.rng.between(1, 3000));
+        if self.old.is_none() || self.rng.chance(60) {
+            let behind = self.history.timeline(timeline).begin;
+            self.old = Some(match self.rng.chance(60) {
+                true => (timeline, flushed),
+                false => {
+                    let most = flushed.bytes_since(behind);
+                    (timeline, Lsn(behind.0 + self.rng.between(0, most) / 8 * 8))
+                }
+            });
+        }
+    }
+
+    /// The next connection leads to the server that did not follow, if there is one.
+    pub fn turn_to_old(&mut self, wanted: bool) {
+        self.is_old = wanted && self.old.is_some();
+    }
+
+    /// Whether there is a server that did not follow.
+    pub fn has_old(&self) -> bool {
+        self.old.is_some()
+    }
+
+    /// The server that did not follow is gone for good.
+    pub fn forget_old(&mut self, link: Option<&mut Link>) {
+        self.old = None;
+        if std::mem::take(&mut self.is_old) {
+            if let Some(link) = link {
+                link.close(Closed::Reset);
+            }
+            self.hang_up();
+        }
+    }
+
     // ---- commands ----
 
     /// START_REPLICATION.
     pub fn start(&mut self, log: &mut Log, timeline: u32, start: Lsn) -> Answer {
-        if timeline > self.timeline {
+        let (newest, _) = self.place();
+        if timeline > newest {
             return Answer::Refused;
         }
         let limit = self.limit(timeline);
         if start > limit {
             return Answer::Refused;
         }
-        if timeline < self.timeline && start == limit {
+        if timeline < newest && start == limit {
             return self.end_of(timeline);
         }
         log.note("server: streams from, of timeline", start, timeline.into());
@@ -127,14 +212,15 @@ impl Primary {
 
     /// What follows a timeline that was streamed to its end.
     pub fn end_of(&self, timeline: u32) -> Answer {
-        Answer::Ended(timeline + 1, self.history.timeline(timeline).end)
+        Answer::Ended(timeline + 1, self.history.timeline(timeline).left)
     }
 
     /// How far a timeline may be sent.
     fn limit(&self, timeline: u32) -> Lsn {
-        match timeline == self.timeline {
-            true => self.flushed,
-            false => self.history.timeline(timeline).end,
+        let (newest, flushed) = self.place();
+        match timeline == newest {
+            true => flushed,
+            false => self.history.timeline(timeline).left,
         }
     }
 
@@ -172,12 +258,12 @@ impl Primary {
     }
 
     /// Something is due.
-    pub fn advance(&mut self, log: &mut Log, link: Option<&mut Link>) {
+    pub fn advance(&mut self, log: &mut Log, mut link: Option<&mut Link>) {
         if self.is_shutting_down && log.now >= self.down_until {
             self.is_shutting_down = false;
         }
         if !self.is_complete() && log.now >= self.next_growth.max(self.down_until) {
-            self.grow(log);
+            self.grow(log, link.as_deref_mut());
         }
         let Some(link) = link else { return };
         if let Some(sender) = &mut self.sender
@@ -194,7 +280,7 @@ impl Primary {
     }
 
     /// More WAL, or the next timeline.
-    fn grow(&mut self, log: &mut Log) {
+    fn grow(&mut self, log: &mut Log, link: Option<&mut Link>) {
         self.next_growth = log.now + Duration::from_micros(self.rng.between(1, self.habits.pause_us));
         if self.rng.chance(3) {
             self.next_growth += Duration::from_millis(self.rng.between(1, 3000));
@@ -202,11 +288,8 @@ impl Primary {
         if self.habits.is_synchronous && self.acknowledged < self.flushed && self.rng.chance(80) {
             return;
         }
-        let end = self.history.timeline(self.timeline).end;
-        if self.flushed == end {
-            self.timeline += 1;
-            log.note("server: promoted to timeline", end, self.timeline.into());
-            return;
+        if self.flushed == self.falls_at {
+            return self.promote(log, link);
         }
         let most = match self.rng.chance(self.habits.bulk) {
             true => self.rng.pick(&[20_000, 100_000, 600_000]),
@@ -218,7 +301,11 @@ impl Primary {
             true => Lsn(to.0.next_multiple_of(8192)),
             false => Lsn(to.0.next_multiple_of(8)),
         };
-        self.flushed = to.min(end);
+        self.flushed = to.min(self.falls_at);
+        if let Some((timeline, flushed)) = self.old.filter(|_| self.is_old) {
+            let to = flushed.advanced_by(self.rng.between(0, most) / 8 * 8);
+            self.old = Some((timeline, to.min(self.history.timeline(timeline).end)));
+        }
     }
 
     // ---- sending ----
@@ -231,8 +318,9 @@ impl Primary {
             if sender.is_done || link.backlog() >= SEND_BUFFER {
                 return;
             }
-            if sent == limit {
-                if timeline < self.timeline {
+            // A standby may have sent more than it replayed until it was promoted.
+            if sent >= limit {
+                if timeline < self.place().0 {
                     self.end_copy(log, link);
                 }
                 return;
@@ -285,9 +373,12 @@ impl Primary {
     /// A status arrived.
     pub fn hear(&mut self, log: &mut Log, link: &mut Link, status: Status) {
         log.note("server: hears flushed", status.flushed, status.written.0);
-        self.acknowledged = self.acknowledged.max(status.flushed);
-        self.written = status.written;
         let Some(sender) = &self.sender else { return };
+        if !self.is_old {
+            let limit = self.limit(sender.timeline);
+            self.acknowledged = self.acknowledged.max(status.flushed.min(limit));
+            self.written = status.written.min(limit);
+        }
         let heard = if status.flushed == Lsn::INVALID {
             status.written
         } else {

@@ -5,11 +5,12 @@ use std::io::Cursor;
 
 use walring::core::demand::Durability;
 use walring::core::history::History;
+use walring::core::lineage;
 use walring::core::lsn::{Lsn, Timeline};
 use walring::core::order::{Config, Ending};
 use walring::core::resume::{self, Left, Resumed, Stored};
 use walring::core::standing::{Standing, standing};
-use walring::core::start::{self, Facts, Position, SegmentFile};
+use walring::core::start::{self, Facts, Position, SegmentFile, Stage};
 use walring::core::wal::Verify;
 use walring::core::wal::decoder::{Decoder, Expected};
 use walring::core::wal::fault::Fault;
@@ -24,12 +25,17 @@ use super::stream::{Ended, Stream};
 use super::world::World;
 use crate::model::segment_size;
 
+/// So many connections of a hundred lead to a server that did not follow the last failover, if there is one.
+const OLD_SERVERS: u64 = 30;
+
 /// How a stream goes on.
 struct Continuation {
     position: Position,
     /// What is stored from there on.
     stored: Vec<u8>,
     decoder: Decoder,
+    /// The end of what is stored and right.
+    right_to: Lsn,
     unproven: Option<Lsn>,
 }
 
@@ -67,7 +73,11 @@ impl Stored for Directory<'_> {
 impl Life {
     pub(super) fn start_streaming(&mut self) -> Result<Option<Stream>> {
         let world = &mut self.world;
-        if world.log.now < world.primary.down_until || (self.calm_since.is_none() && world.rng.chance(5)) {
+        let leads_to_old =
+            self.calm_since.is_none() && world.primary.has_old() && world.rng.chance(OLD_SERVERS);
+        world.primary.turn_to_old(leads_to_old);
+        let is_down = world.log.now < world.primary.down_until && !leads_to_old;
+        if is_down || (self.calm_since.is_none() && world.rng.chance(5)) {
             return Err(Error::connection("connection refused"));
         }
         let seed = world.rng.next();
@@ -84,8 +94,9 @@ impl Life {
     /// What is stored, and how a stream goes on from there.
     fn find_continuation(&mut self) -> Result<(Vec<SegmentFile>, Continuation)> {
         self.sync_what_lies_here()?;
-        let files = self.scan();
+        let mut files = self.scan();
         self.check_system_identifier(&files);
+        self.drop_left_behind(&mut files);
         let plan = self.find_start(&files)?;
         let world = &mut self.world;
         world.checks.begin(plan.lsn, files.is_empty());
@@ -97,32 +108,117 @@ impl Life {
                 lsn: resumed.end,
                 timeline: plan.timeline,
             };
-            match standing(stored, self.server(), &self.server_history()) {
+            let history = self.server_history();
+            self.check_ancestors(plan.timeline, &history);
+            match standing(stored, self.server(), &history) {
                 Standing::Covers => {}
                 Standing::Behind | Standing::Earlier => {
-                    return Err(Error::connection("the server does not have what is stored"));
+                    self.world.log.note(
+                        "server: lacks what is stored",
+                        stored.lsn,
+                        stored.timeline.0.into(),
+                    );
+                    return Err(Error::lacking("the server does not have what is stored"));
                 }
-                other => panic!("the server lost nothing, and is taken for one that did: {other:?}"),
+                Standing::Forked { at, next } => return Ok(self.follow_fork(files, stored, (at, next))),
+                Standing::Unrelated => panic!("the server's timelines follow each other"),
             }
         }
         let from = self.overlap(&plan, resumed);
         Ok((files, from))
     }
 
+    /// The new primary does not have all that is stored: it is followed from where it took over.
+    fn follow_fork(
+        &mut self,
+        files: Vec<SegmentFile>,
+        stored: Position,
+        (at, next): (Lsn, Timeline),
+    ) -> (Vec<SegmentFile>, Continuation) {
+        let fork = Position {
+            lsn: at,
+            timeline: next,
+        };
+        let in_the_way = lineage::in_the_way(&files, fork, Stage::Partial, segment_size());
+        assert_eq!(in_the_way, None, "the new timeline would come over it");
+        self.tell_loss(stored, fork);
+        let from = self.begin_timeline(fork);
+        (files, from)
+    }
+
+    /// The server may have sent more than it went on from; without records nobody can tell.
+    fn tell_fork(&mut self, ended: Position, next: Position) {
+        let left = self.left.as_ref();
+        let right_to = left.map_or(ended.lsn, |left| left.right_to);
+        match self.options.verify {
+            Verify::Records if right_to > next.lsn => {
+                let stored = Position {
+                    lsn: right_to,
+                    ..ended
+                };
+                self.tell_loss(stored, next);
+            }
+            Verify::Records => {}
+            Verify::Pages | Verify::Off => self.world.checks.hear_nothing(ended.timeline.0),
+        }
+    }
+
+    /// The operator hears that WAL is stored which the server does not have.
+    fn tell_loss(&mut self, stored: Position, fork: Position) {
+        let World { log, checks, .. } = &mut self.world;
+        log.note(
+            "tells of WAL that is only here, from",
+            fork.lsn,
+            stored.timeline.0.into(),
+        );
+        checks.hear_of_loss(stored, fork);
+    }
+
+    /// As `edge::ancestry`: of the stored timelines the newest one goes on.
+    fn drop_left_behind(&self, files: &mut Vec<SegmentFile>) {
+        let Some(newest) = lineage::newest(files) else {
+            return;
+        };
+        match self.kept(newest) {
+            Some(history) => lineage::drop_left_behind(files, &history, segment_size()),
+            None => assert!(
+                !lineage::is_overtaken(files, newest),
+                "of timeline {newest} there are segments, and no history"
+            ),
+        }
+    }
+
+    /// The history that is stored of a timeline.
+    fn kept(&self, timeline: Timeline) -> Option<History> {
+        let disk = &self.world.disk;
+        let file = disk.find(&timeline.history_file_name())?;
+        let text = std::str::from_utf8(disk.content(file)).expect("a text");
+        Some(History::parse(timeline, text).expect("a history that is stored is whole"))
+    }
+
+    fn check_ancestors(&self, timeline: Timeline, theirs: &History) {
+        let ancestors = lineage::ancestors(theirs, timeline);
+        if let Some((ours, theirs)) = self.kept(timeline).zip(ancestors) {
+            assert_eq!(ours.forks, theirs, "the server is taken for another one");
+        }
+    }
+
     fn server_history(&self) -> History {
-        let primary = &self.world.primary;
-        let timeline = Timeline(primary.timeline);
+        let (number, _) = self.world.primary.place();
+        let timeline = Timeline(number);
         if timeline == Timeline(1) {
             return History::without_ancestors(timeline);
         }
-        History::parse(timeline, &primary.history.file(primary.timeline)).expect("a history")
+        History::parse(timeline, &self.world.primary.history.file(number)).expect("a history")
     }
 
     /// As `edge::continuation`: the last stored bytes are received again and compared.
     fn overlap(&self, plan: &start::StartPlan, resumed: Resumed) -> Continuation {
         let start = resumed.compared_from(plan);
         let Resumed {
-            decoder, unproven, ..
+            decoder,
+            end: right_to,
+            unproven,
         } = resumed;
         let end = decoder.position();
         let name = segment_size()
@@ -145,6 +241,7 @@ impl Life {
             },
             stored,
             decoder,
+            right_to,
             unproven,
         }
     }
@@ -182,7 +279,8 @@ impl Life {
             let Some(page) = content.and_then(|content| content.get(..40)) else {
                 continue;
             };
-            if page.iter().any(|&byte| byte != 0) {
+            let is_cut_off = file.stage == Stage::Partial && page[36..] == [0; 4];
+            if !is_cut_off && page.iter().any(|&byte| byte != 0) {
                 let expected = self.world.primary.history.system_identifier.to_le_bytes();
                 assert!(
                     page[24..32] == expected,
@@ -194,10 +292,10 @@ impl Life {
     }
 
     fn server(&self) -> Position {
-        let primary = &self.world.primary;
+        let (timeline, lsn) = self.world.primary.place();
         Position {
-            lsn: primary.flushed,
-            timeline: Timeline(primary.timeline),
+            lsn,
+            timeline: Timeline(timeline),
         }
     }
 
@@ -210,15 +308,12 @@ impl Life {
     }
 
     fn find_start(&mut self, files: &[SegmentFile]) -> Result<start::StartPlan> {
-        let slot = (self.options.has_slot && files.is_empty()).then(|| {
-            let lsn = self.world.primary.slot_position();
-            let timelines = &self.world.primary.history.timelines;
-            let owner = timelines.iter().find(|timeline| lsn < timeline.end);
-            let timeline = owner.map_or(1, |owner| owner.number.min(self.world.primary.timeline));
-            Position {
-                lsn,
-                timeline: Timeline(timeline),
-            }
+        let lsn = self.world.primary.slot_position();
+        // Who did not follow has not the slot either, or has it further behind.
+        let has_slot = self.options.has_slot && lsn <= self.server().lsn;
+        let slot = (has_slot && files.is_empty()).then(|| Position {
+            lsn,
+            timeline: self.server_history().owner_of(lsn),
         });
         let plan = start::plan(&Facts {
             files,
@@ -250,13 +345,20 @@ impl Life {
             let World { primary, log, .. } = &mut self.world;
             match primary.start(log, position.timeline.0, position.lsn) {
                 Answer::Streams => return self.run_stream(files, from).map(Some),
+                Answer::Ended(..) | Answer::Refused if self.until != Until::End => return Err(shortened()),
                 Answer::Refused => panic!("asks for {position:?}, which the server does not have"),
                 Answer::Ended(next, switch) => {
                     let next = resume::next_timeline(position, Timeline(next), switch, position.lsn)?;
+                    self.check_way(files, next);
                     from = self.begin_timeline(next);
                 }
             }
         }
+    }
+
+    fn check_way(&self, files: &[SegmentFile], next: Position) {
+        let in_the_way = lineage::in_the_way(files, next, Stage::Complete, segment_size());
+        assert_eq!(in_the_way, None, "the next timeline would come over it");
     }
 
     fn begin_timeline(&mut self, next: Position) -> Continuation {
@@ -268,6 +370,7 @@ impl Life {
             position: Position { lsn, ..next },
             stored: Vec::new(),
             decoder: resume::fresh(self.expected(next.timeline), lsn),
+            right_to: lsn,
             unproven: None,
         }
     }
@@ -275,11 +378,16 @@ impl Life {
     /// As `edge::history`: content first, then the name, each made durable.
     fn fetch_history(&mut self, timeline: u32) -> Result<()> {
         let name = Timeline(timeline).history_file_name();
-        let world = &mut self.world;
-        if timeline == 1 || world.disk.find(&name).is_some() {
+        if timeline == 1 {
             return Ok(());
         }
-        let content = world.primary.history.file(timeline);
+        let content = self.world.primary.history.file(timeline);
+        if let Some(ours) = self.kept(Timeline(timeline)) {
+            let theirs = History::parse(Timeline(timeline), &content).expect("a history");
+            assert_eq!(ours, theirs, "another timeline's history is stored");
+            return Ok(());
+        }
+        let world = &mut self.world;
         let temporary = format!("{name}.tmp");
         let failed = |_| Error::disk("could not store the timeline's history");
         world.disk.store(&temporary, content.as_bytes()).map_err(failed)?;
@@ -294,9 +402,11 @@ impl Life {
             position,
             stored,
             decoder,
+            right_to,
             ..
         } = from;
         self.streams += 1;
+        self.right_to = right_to;
         let options = &self.options;
         let world = &mut self.world;
         let mut open = Files::new(world, self.streams, position.timeline.0)?;
@@ -309,6 +419,7 @@ impl Life {
             Verify::Pages => Some(decoder.into_pages()),
             Verify::Off => None,
         };
+        world.checks.follow(position);
         world.checks.looks_at_records = options.verify == Verify::Records;
         let config = Config {
             segment_size: segment_size(),
@@ -324,7 +435,7 @@ impl Life {
                 Until::Same(..) | Until::End => None,
             },
             start: position.lsn,
-            backlog_end: world.primary.flushed,
+            backlog_end: world.primary.place().1,
             stored,
             only_compares: matches!(self.until, Until::Same(..)),
             decoder,
@@ -374,6 +485,7 @@ impl Life {
         let decoder = decoder.filter(|_| self.until == Until::End);
         self.left = decoder.map(|decoder| Left {
             timeline: Timeline(timeline),
+            right_to: self.right_to.max(decoder.position()),
             decoder,
         });
         self.has_received = true;
@@ -388,6 +500,7 @@ impl Life {
                 "replication stream was terminated before stop point",
             )),
             Ending::CopyDone if self.is_stopping => Ok(None),
+            Ending::CopyDone if self.until != Until::End => Err(shortened()),
             Ending::CopyDone => {
                 let Answer::Ended(next, switch) = self.world.primary.end_of(timeline) else {
                     return Err(Error::connection("no next timeline"));
@@ -397,10 +510,17 @@ impl Life {
                     timeline: Timeline(timeline),
                 };
                 let next = resume::next_timeline(position, Timeline(next), switch, received)?;
-                let from = self.begin_timeline(next);
+                self.tell_fork(position, next);
                 let files = self.scan();
+                self.check_way(&files, next);
+                let from = self.begin_timeline(next);
                 self.go_on(&files, from)
             }
         }
     }
+}
+
+/// As `edge::rest`: the server ended the timeline before what it was found to have.
+fn shortened() -> Error {
+    Error::protocol("server ended a timeline before what it was found to have")
 }
