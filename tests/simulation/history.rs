@@ -113,7 +113,7 @@ fn make(number: u64, loses: bool) -> History {
         longest,
         deaths,
         switches: [0, 1, 4][rng.usize(0..3)],
-        length: rng.u64(MIB / 2..5 * MIB / 2),
+        length: rng.u64(MIB / 2..if loses { MIB } else { 5 * MIB / 2 }),
         version: [12, 13, 15, 17, 18, 19][rng.usize(0..6)],
         ..Shape::default()
     };
@@ -135,7 +135,7 @@ fn make(number: u64, loses: bool) -> History {
         let next = wal.fork(fork, following);
         push(&mut timelines, &wal, end, fork);
         wal = next;
-        let more = wal.end() + rng.u64(10..3 * MIB / 2);
+        let more = wal.end() + rng.u64(10..if loses { MIB } else { 3 * MIB / 2 });
         while wal.end() < more {
             wal.anything();
         }
@@ -179,7 +179,7 @@ fn fork_below(wal: &mut Wal, begin: Lsn, rng: &mut Rng) -> u64 {
         }
         _ => fork(wal, begin, rng),
     };
-    let more = [100, 20 * KIB, 400 * KIB, 2 * MIB, 5 * MIB / 2][rng.usize(0..5)];
+    let more = [100, 20 * KIB, 400 * KIB, MIB, 9 * MIB / 4][rng.usize(0..5)];
     let until = at.max(wal.end()) + rng.u64(8..more);
     while wal.end() < until {
         wal.anything();
