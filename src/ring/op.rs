@@ -65,6 +65,17 @@ pub struct Reading {
     _socket: Rc<OwnedFd>,
 }
 
+impl Reading {
+    fn of(socket: &Rc<OwnedFd>, buffer: FixedBuf, scratch: Box<Scratch>, sealed: Option<Sealed>) -> Reading {
+        Reading {
+            buffer,
+            scratch,
+            sealed,
+            _socket: Rc::clone(socket),
+        }
+    }
+}
+
 /// A read of the socket.
 pub type Receive = InFlight<Reading>;
 
@@ -113,12 +124,7 @@ pub fn receive(
     } else {
         opcode::ReadFixed::new(fd, start, length, index).build()
     };
-    let reading = Reading {
-        buffer,
-        scratch,
-        sealed: None,
-        _socket: Rc::clone(socket),
-    };
+    let reading = Reading::of(socket, buffer, scratch, None);
     // SAFETY: the range lies within the slot, which the operation owns and which never moves.
     unsafe { submit(reading, entry) }
 }
@@ -155,12 +161,7 @@ pub fn receive_spread(
     let fd = types::Fd(socket.as_raw_fd());
     let flags = if wait { libc::MSG_WAITALL as u32 } else { 0 };
     let entry = opcode::RecvMsg::new(fd, message).flags(flags).build();
-    let reading = Reading {
-        buffer,
-        scratch,
-        sealed: None,
-        _socket: Rc::clone(socket),
-    };
+    let reading = Reading::of(socket, buffer, scratch, None);
     // SAFETY: the pieces lie within the slot and the heads, and the message within the scratch memory; the operation owns
     // both, the slot never moves, and the memory is boxed.
     unsafe { submit(reading, entry) }
@@ -177,12 +178,7 @@ pub fn receive_sealed(
     let (start, length) = (space.as_mut_ptr(), space.len() as u32);
     let fd = types::Fd(socket.as_raw_fd());
     let entry = opcode::Recv::new(fd, start, length).build();
-    let reading = Reading {
-        buffer,
-        scratch,
-        sealed: Some(sealed),
-        _socket: Rc::clone(socket),
-    };
+    let reading = Reading::of(socket, buffer, scratch, Some(sealed));
     // SAFETY: the space lies within the memory for records, which the operation owns and which is boxed.
     unsafe { submit(reading, entry) }
 }
